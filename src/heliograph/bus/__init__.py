@@ -1,0 +1,1 @@
+"""Lines with meters: one module per technology, each wraps one outside library."""

@@ -1,0 +1,193 @@
+"""A meter as data: what a file in `meters/` says once it has been checked.
+
+These are plain frozen values; `heliograph.library` reads them from TOML and the JSON Schema for
+editors is made from them, so the docstring under a field is what a technician's editor shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+Function = Literal["holding", "input"]
+"""Modbus function 3 (holding) or 4 (input): two separate address spaces."""
+
+Type = Literal[
+    "u16", "s16", "u32", "s32", "u64", "s64", "float32", "float64",
+    "acc32", "acc64", "enum16", "enum32", "bitfield16", "bitfield32", "sunssf", "bcd", "text",
+]  # fmt: skip
+
+Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
+"""Bytes of a number as they arrive: ABCD big-endian, CDAB low word first, BADC and DCBA with swapped bytes."""
+
+Status = Literal["confirmed", "documented", "unverified"]
+Contains = Literal["ac", "dc", "ac+battery"]
+Night = Literal["answers", "zeros", "silent"]
+
+FUNCTION_CODES: dict[str, int] = {"holding": 3, "input": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register:
+    """One number or text that a device holds."""
+
+    quantity: str
+    """What it is, a word of core/quantity.py."""
+    type: Type
+    address: int | None = None
+    """Wire address, zero-based, as in the request; the manual's number belongs in a comment. With `model`: offset."""
+    addresses: tuple[int, ...] = ()
+    """Instead of `address` when the words of one number are not adjacent, in the order of `order`."""
+    unit: str = ""
+    """Unit of the scaled value, such as kWh; converted to what we keep (Wh)."""
+    function: Function | None = None
+    """Overrides the map's function."""
+    order: Order | None = None
+    """Overrides the map's byte order."""
+    words: int | None = None
+    """Registers of a text or BCD value; numbers know their own width."""
+    scale: Decimal = Decimal(1)
+    """value = raw x scale; negative turns the sign."""
+    scale_register: int | None = None
+    """Address of a sunssf register (same function): multiply by ten to its power; read in the same request."""
+    times: tuple[str, ...] = ()
+    """Quantities of this map (or given by the site) that multiply the value, such as ct_ratio."""
+    absent: tuple[int, ...] = ()
+    """Raw values, unsigned, that mean: there is no value."""
+    zero_is_absent: bool = False
+    """A raw zero is not to be believed (a dormant inverter's lifetime counter)."""
+    range: tuple[Decimal, Decimal] | None = None
+    """Lowest and highest plausible value in `unit`; narrower than the quantity's own range."""
+    monotonic: bool | None = None
+    """Counters: whether it should never fall in normal life; only such a counter may be production."""
+    step: Decimal | None = None
+    """Counters: resolution in `unit` where the device's is coarser than the type's."""
+    rollover: Decimal | None = None
+    """Counters: the value in `unit` after which it starts again at zero, where that is documented."""
+    contains: Contains | None = None
+    """Counters: AC, DC, or AC with battery discharge."""
+    poll: bool = True
+    """Whether it is read in every round; others are read on demand (`heliograph read --all`)."""
+    alone: bool = False
+    """Must be read in a request of its own."""
+    model: int | None = None
+    """SunSpec model number; `address` is then an offset from the model's ID register."""
+    repeat: int | None = None
+    """SunSpec: length in registers of the repeated group this register belongs to."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Durations in seconds."""
+
+    pause: float = 0.0
+    """Least silence between an answer and the next request, beside the 3.5 characters of RTU."""
+    after_connect: float = 0.0
+    """Wait after a TCP connection or port was opened."""
+    timeout: float = 0.5
+    """Longest wait for the first byte of an answer after the request has left."""
+    retries: int = 1
+    min_poll: float = 0.0
+    """Polling more often than this disturbs the device."""
+    turnaround: float = 0.01
+    """Typical time the device thinks; used for planning only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A register whose value tells the device's kind."""
+
+    address: int
+    type: Type
+    values: tuple[int | str, ...]
+    function: Function | None = None
+    order: Order | None = None
+    words: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """How to recognise the device. One that answers something else is refused; one without such a register is not."""
+
+    serial: str | None = None
+    """Quantity that holds the serial number."""
+    match: tuple[Match, ...] = ()
+    """Every one of these must fit (where the device has the register)."""
+    required: bool = False
+    """True: a device that refuses the identity registers is not this device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SunSpec:
+    """Where to look for the marker 0x53756E53 and which models the registers are offsets into."""
+
+    bases: tuple[int, ...] = (40000, 50000, 0)
+    models: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """Raw words and the value they must give: the map's own test, run without hardware."""
+
+    quantity: str
+    words: tuple[int, ...]
+    value: Decimal | str | None
+    """In the register's own `unit`; null when the words mean absence (write "absent")."""
+    with_: dict[str, Decimal] = field(default_factory=dict)
+    """Values of the quantities named in `times`."""
+    scale_exponent: int | None = None
+    """Value of the scale register."""
+    origin: str = ""
+    """Where the pair comes from: captured, transcribed from a manual, or synthetic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterMap:
+    """A checked map."""
+
+    name: str
+    products: tuple[str, ...]
+    source: str
+    """Title, version and date of the documents these numbers come from."""
+    version: str
+    """Of this map: a date, raised with every change of meaning."""
+    status: Status
+    registers: tuple[Register, ...]
+    vectors: tuple[Vector, ...] = ()
+    extends: str | None = None
+    """Name of a map whose keys and registers are taken over."""
+    function: Function = "input"
+    order: Order = "ABCD"
+    max_words: int = 125
+    """Most registers in one request."""
+    fallback_words: tuple[int, ...] = ()
+    """Smaller sizes to try, largest first, when a device refuses."""
+    read_gaps: bool = False
+    """True: undefined registers inside a block may be read (they answer 0 or anything)."""
+    no_gap: tuple[tuple[int, int], ...] = ()
+    """Ranges, first and last address, that no request may touch."""
+    unit: int = 1
+    """Unit id the device leaves the factory with."""
+    port: int = 502
+    phases: Literal[1, 3] | None = None
+    production: str | None = None
+    """The counter the map suggests; the site decides, for direction follows the cable."""
+    night: Night = "answers"
+    """What the device does between sunset and sunrise."""
+    single_client: bool = False
+    close_after_poll: bool = False
+    timing: Timing = Timing()
+    identity: Identity = Identity()
+    sunspec: SunSpec | None = None
+
+    def function_of(self, register: Register) -> Function:
+        return register.function or self.function
+
+    def order_of(self, register: Register) -> Order:
+        return register.order or self.order
+
+    def register(self, quantity: str) -> Register | None:
+        """The first register of that quantity."""
+        return next((r for r in self.registers if r.quantity == quantity), None)

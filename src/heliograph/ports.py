@@ -1,0 +1,89 @@
+"""What the outside must be able to do. A port exists where there are two implementations or more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from heliograph.core.delivery import DayRow, Parcel, ReadBack, Verdict
+from heliograph.core.registers import Function, Timing
+
+
+class Clock(Protocol):
+    """The only source of time. `rate` is how many of its seconds pass per real second: 1 outside rehearsals."""
+
+    rate: float
+    boot_id: str
+
+    def now(self) -> datetime:
+        """Wall time, aware, UTC."""
+        ...
+
+    def since_boot(self) -> float:
+        """Seconds since boot, counting sleep, never stepping."""
+        ...
+
+    def trusted(self) -> bool:
+        """Whether the wall time is known to be right."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class BusCounters:
+    """What happened on a line since start, by class; shown by `status` and never reset while running."""
+
+    requests: int = 0
+    answers: int = 0
+    timeouts: int = 0
+    garbled: int = 0
+    foreign: int = 0
+    """Well-formed frames that answered somebody else's or an earlier question."""
+    refused: int = 0
+    drained_bytes: int = 0
+
+
+class Bus(Protocol):
+    """A line with meters. Reads only."""
+
+    counters: BusCounters
+
+    def read(self, unit: int, function: Function, address: int, count: int, timing: Timing) -> tuple[int, ...]:
+        """`count` register words.
+
+        Raises BusTimeout, BusGarbled, BusRefused or BusUnreachable; never returns another question's answer.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Uplink(Protocol):
+    """Takes closed days to a platform. It speaks a dialect; when and how often is decided in `work/deliver.py`."""
+
+    name: str
+    ordered: bool
+    """True where a day that was refused must not be overtaken by later days of the same device."""
+    absent_after: timedelta
+    """How long after a claim a platform's "I have nothing" is believed."""
+
+    def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
+        """The next request for these rows (sorted by meter, then day), or None when none may be sent yet. Pure."""
+        ...
+
+    def send(self, parcel: Parcel) -> Mapping[int, Verdict]:
+        """One exchange; a verdict for each row id of the parcel. Raises nothing that the network can cause."""
+        ...
+
+    def follow(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
+        """What became of accepted rows that share one process id; an empty mapping where nothing is known yet."""
+        ...
+
+    def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
+        """What the platform holds for these days (rows of one meter, in order of days)."""
+        ...
+
+    def close(self) -> None: ...

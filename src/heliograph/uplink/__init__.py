@@ -1,0 +1,1 @@
+"""Platforms that take closed days: one module per platform."""
