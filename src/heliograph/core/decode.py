@@ -66,6 +66,10 @@ def _bcd(raw: bytes) -> int | Absent:
     return int(digits) if digits.isdecimal() else Absent(f"not BCD: 0x{digits}")
 
 
+def _text(_: bytes) -> Absent:
+    return Absent("a text is not a number")
+
+
 # The not-implemented values are those of the SunSpec information model, for the types only SunSpec has.
 TYPES: dict[Type, Kind] = {
     "u16": Kind(1, _unsigned),
@@ -84,7 +88,7 @@ TYPES: dict[Type, Kind] = {
     "bitfield32": Kind(2, _unsigned, frozenset({0xFFFF_FFFF})),
     "sunssf": Kind(1, _signed, frozenset({0x8000})),
     "bcd": Kind(None, _bcd),
-    "text": Kind(None, lambda raw: Absent("a text is not a number")),
+    "text": Kind(None, _text),
 }
 
 

@@ -150,12 +150,12 @@ _FAMILIES: tuple[tuple[str, str, Kind, float | None, float | None, float | None]
         None,
     ),
 )
-_COMPILED = tuple((re.compile(pattern), *row) for pattern, *row in _FAMILIES)
+_COMPILED = tuple((re.compile(row[0]), row) for row in _FAMILIES)
 
 
 def find(name: str) -> Quantity | None:
     """The quantity of that name, or None when we have no such word."""
-    for pattern, unit, kind, low, high, jump in _COMPILED:
+    for pattern, (_, unit, kind, low, high, jump) in _COMPILED:
         if pattern.fullmatch(name):
             return Quantity(name, unit, kind, low, high, jump)
     return None
