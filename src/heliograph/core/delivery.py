@@ -41,6 +41,8 @@ class DayRow:
     """Rule of the latest verdict, such as L4, by which a platform told us how to send it next time."""
     process_id: str | None = None
     claimed_at: datetime | None = None
+    claim: int | None = None
+    """The request it went with last; rows of one claim shared one request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,397 @@
+"""config.toml, checked. Every message names file, line and the nearest valid name; nothing is started on a doubt."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from heliograph import toml_lines
+from heliograph.core import durations
+from heliograph.core.errors import ConfigError
+from heliograph.core.registers import Order
+
+DEFAULT_PATH = Path("/etc/heliograph/config.toml")
+PLATFORMS = ("redex", "drec")
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(lambda value: durations.duration(value) if isinstance(value, str) else value),
+    WithJsonSchema({"type": "string", "pattern": durations.PATTERN}),
+]
+_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Id = Annotated[str, Field(pattern=_ID)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Site(Part):
+    id: Id
+    """Names this gateway in topics, logs and evidence."""
+    timezone: str
+    """IANA zone; days are closed at its midnight."""
+    data_dir: Path = Path("/var/lib/heliograph")
+    latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
+    """Degrees north; with longitude: expected night silence and the shape of a split gap."""
+    longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
+
+
+def _bus_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme == "serial":
+        if not url.path.startswith("/"):
+            raise ValueError("a serial line needs the path of its port: serial:///dev/ttyUSB0?baudrate=9600")
+        options = parse_qs(url.query, keep_blank_values=True)
+        known = ("baudrate", "parity", "stopbits", "bytesize")
+        for name, values in options.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                raise ValueError(f"unknown line setting {name}; {'did you mean ' + near[0] if near else known}")
+            allowed = {"parity": ("N", "E", "O"), "stopbits": ("1", "2"), "bytesize": ("7", "8")}.get(name)
+            if allowed and values[-1] not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {values[-1]}")
+            if name == "baudrate" and not (values[-1].isdecimal() and 300 <= int(values[-1]) <= 1_000_000):
+                raise ValueError(f"baudrate is a number such as 9600, not {values[-1]}")
+        return text
+    if url.scheme in ("tcp", "rtu+tcp"):
+        try:
+            port = url.port
+        except ValueError as error:
+            raise ValueError(f"the port must be a number up to 65535: {error}") from error
+        if not url.hostname:
+            raise ValueError(f"no host in it: {url.scheme}://192.168.1.50:{port or 502}")
+        return text
+    raise ValueError(
+        f"unknown kind of line {url.scheme or text!r}; use serial:///dev/..., tcp://host:port or rtu+tcp://host:port"
+    )
+
+
+class BusSettings(Part):
+    id: Id
+    url: Annotated[str, AfterValidator(_bus_url)]
+    """serial:///dev/...?baudrate=9600&parity=N&stopbits=1, tcp://host:port or rtu+tcp://host:port."""
+    every: Duration = timedelta(seconds=10)
+    """Poll period."""
+    store_every: Duration = timedelta(seconds=60)
+    """How often a sample is kept; borders of days, seams and doubts are kept always."""
+    timeout: Duration | None = None
+    """Overrides the maps' time-out."""
+    pause: Duration | None = None
+    """Overrides the maps' silence between requests."""
+    retries: Annotated[int, Field(ge=0, le=10)] | None = None
+    """Overrides the maps' repeats after silence."""
+
+
+class MeterSettings(Part):
+    id: Id
+    bus: str
+    unit: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Modbus unit id; the map knows the factory setting."""
+    map: str
+    rated_kw: Annotated[float, Field(gt=0)]
+    """Nameplate power; a counter that rises faster is not believed."""
+    production: str | None = None
+    """The counter that is production here: the map suggests, the site decides."""
+    report_as: dict[str, Annotated[str, Field(min_length=1, max_length=100)]] = {}
+    """Name of this meter at each uplink."""
+    serial: str | None = None
+    """Refuse any other meter."""
+    baseline_kwh: Annotated[float, Field(ge=0)] = 0
+    """Running total at commissioning."""
+    accept_unverified_map: bool = False
+    """Deliver figures although the map was never checked against a device."""
+    order: Order | None = None
+    """Byte order where this device was set differently from its map."""
+    factors: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ratios the device does not tell, such as ct_ratio."""
+
+
+class Secret(Part):
+    """Where a secret stands; never the secret itself."""
+
+    file: Path | None = None
+    env: str | None = None
+    credential: str | None = None
+    """Name of a systemd credential."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Secret:
+        if sum(value is not None for value in (self.file, self.env, self.credential)) != 1:
+            raise ValueError('exactly one of file, env or credential, such as { file = "/etc/heliograph/redex.token" }')
+        return self
+
+
+class RedexLogin(Part):
+    api_key: Secret
+    client_id: Secret
+    client_secret: Secret
+
+
+class DrecLogin(Part):
+    username: Secret
+    password: Secret
+
+
+def _base_url(text: str) -> str:
+    url = urlsplit(text)
+    loopback = url.hostname in ("localhost", "::1") or (url.hostname or "").startswith("127.")
+    if url.scheme not in ("https", "http") or not url.hostname:
+        raise ValueError("write https://host of the platform")
+    if url.scheme == "http" and not loopback:
+        raise ValueError("plain http would show the token to everybody on the way; use https")
+    return text.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class UplinkSettings(Part):
+    base_url: BaseUrl
+    token: Secret | None = None
+    """A device token (JWT), or use login."""
+    ca_file: Path | None = None
+    """A private certificate authority, in PEM."""
+    spread: Duration = timedelta(hours=2)
+    """Stable per-site offset of the nightly push; "0s" sends at once."""
+    per_minute: Annotated[int, Field(ge=1, le=60)] = 10
+    """Own limit of requests a minute."""
+
+
+class RedexSettings(UplinkSettings):
+    login: RedexLogin | None = None
+    dialect: Literal["grouped-2024", "legacy"] = "grouped-2024"
+    path_single: str | None = None
+    path_batch: str | None = None
+    path_status: tuple[str, ...] | None = None
+    accumulated_field: str | None = None
+    send_frequency_type: bool | None = None
+    decimals: Literal[3, 4] | None = None
+    value_encoding: Literal["string", "number"] | None = None
+    max_records: Annotated[int, Field(ge=1, le=3000)] | None = None
+    absent_after: Duration = timedelta(hours=1)
+    """How long after a request the platform's "I hold nothing" is believed: it stores what it accepted later."""
+
+
+class DrecSettings(UplinkSettings):
+    login: DrecLogin | None = None
+    read_type: Literal["Delta", "Aggregate"] = "Delta"
+    organization_id: int | None = None
+    """Only for API users."""
+
+
+class Uplinks(Part):
+    redex: RedexSettings | None = None
+    drec: DrecSettings | None = None
+
+
+class Close(Part):
+    after: Duration = timedelta(minutes=15)
+    """How long after midnight a day is closed."""
+    max_estimated: Duration = timedelta(hours=2)
+    """Longest gap over midnight that is split without asking."""
+    on_gap: Literal["hold", "split", "carry"] = "hold"
+    """What happens to the days a longer gap touches."""
+
+
+class ClockSettings(Part):
+    trust: Literal["auto", "always"] = "auto"
+    """"always" where the host keeps the time: containers, rehearsals."""
+
+
+class Retention(Part):
+    fine: Duration = timedelta(days=56)
+    """Samples are thinned to one an hour after this."""
+    hourly: Duration = timedelta(days=400)
+    """Hourly samples go after this; readings at the borders of days stay for ever."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="HELIOGRAPH_",
+        env_nested_delimiter="__",
+        title="Heliograph configuration",
+    )
+    site: Site
+    bus: tuple[BusSettings, ...] = Field(min_length=1)
+    meter: tuple[MeterSettings, ...] = Field(min_length=1)
+    uplink: Uplinks = Uplinks()
+    close: Close = Close()
+    clock: ClockSettings = ClockSettings()
+    retention: Retention = Retention()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.site.timezone)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Checked settings and the text they came from, for messages with lines."""
+
+    settings: Settings
+    path: Path
+    text: str
+
+    def error(self, place: Sequence[str | int], message: str, hint: str = "") -> ConfigError:
+        """An error that points at a place such as ("meter", 0, "map")."""
+        return ConfigError(message, hint=hint, path=self.path, line=toml_lines.line_of(self.text, place))
+
+
+def load(path: Path) -> Config:
+    """Reads and checks a configuration; raises ConfigError (exit code 78)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "Copy config.example.toml there, or name another file with --config."
+        raise ConfigError(f"cannot be read: {error}", hint=hint, path=path) from error
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", hint="Strings stand in quotes, one key per line.", path=path) from error
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del init_settings, dotenv_settings, file_secret_settings
+            return env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    build: Any = FromFile  # its arguments come from the sources
+    try:
+        config = Config(build(), path, text)
+    except ValidationError as error:
+        raise _readable(error, path, text) from error
+    _check(config)
+    return config
+
+
+def _readable(error: ValidationError, path: Path, text: str) -> ConfigError:
+    """The first fault in the order of the file, as a sentence."""
+    found = toml_lines.lines(text)
+    faults = [
+        (toml_lines.nearest(found, tuple(fault["loc"])), fault)
+        for fault in error.errors(include_url=False, include_context=False)
+    ]
+    # A list whose element failed is reported as too short as well: only the innermost fault counts.
+    places = [tuple(fault["loc"]) for _, fault in faults]
+    faults = [
+        (line, fault)
+        for line, fault in faults
+        if not any(
+            place[: len(fault["loc"])] == tuple(fault["loc"]) and place != tuple(fault["loc"]) for place in places
+        )
+    ]
+    line, fault = min(faults, key=lambda pair: pair[0] or 0)
+    place = [part for part in fault["loc"] if not str(part).startswith("function-")]
+    name = _name(place)
+    if fault["type"] == "extra_forbidden":
+        known = _keys(Settings, place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, 1)
+        message = f"unknown key {name}"
+        hint = f"Did you mean {near[0]}?" if near else f"Keys here: {', '.join(known)}."
+    elif fault["type"] == "missing":
+        message, hint = f"{name} is missing", "config.example.toml shows every key with its meaning."
+    else:
+        message = f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+        hint = "Correct this line, then run: heliograph check"
+    if len(faults) > 1:
+        hint += f" ({len(faults) - 1} more after this one.)"
+    return ConfigError(message, hint=hint, path=path, line=line)
+
+
+def _name(place: Sequence[str | int]) -> str:
+    """("meter", 1, "unit") as a person says it: meter[2].unit."""
+    text = ""
+    for part in place:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """The keys that are valid at a place of the model."""
+    for part in place:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        inner = _models(model.model_fields[part].annotation)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _models(part)) is not None), None)
+
+
+def _check(config: Config) -> None:
+    """What no single key can know: names that must exist, or must not stand twice."""
+    settings = config.settings
+    if settings.site.timezone not in available_timezones():
+        near = difflib.get_close_matches(settings.site.timezone, available_timezones(), 1)
+        hint = f"Did you mean {near[0]}?" if near else 'Write an IANA name such as "Asia/Singapore".'
+        raise config.error(("site", "timezone"), f"no such zone: {settings.site.timezone}", hint)
+    if (settings.site.latitude is None) != (settings.site.longitude is None):
+        raise config.error(("site",), "latitude and longitude belong together", "Give both, or neither.")
+    _unique(config, "bus", [bus.id for bus in settings.bus], "id")
+    _unique(config, "bus", [bus.url for bus in settings.bus], "url")
+    _unique(config, "meter", [meter.id for meter in settings.meter], "id")
+    buses = [bus.id for bus in settings.bus]
+    uplinks = [name for name in PLATFORMS if getattr(settings.uplink, name) is not None]
+    remote: dict[tuple[str, str], str] = {}
+    for number, meter in enumerate(settings.meter):
+        if meter.bus not in buses:
+            near = difflib.get_close_matches(meter.bus, buses, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Buses here: {', '.join(buses)}."
+            raise config.error(("meter", number, "bus"), f"meter {meter.id}: there is no bus {meter.bus}", hint)
+        for uplink, name in meter.report_as.items():
+            place = ("meter", number, "report_as", uplink)
+            if uplink not in uplinks:
+                near = difflib.get_close_matches(uplink, PLATFORMS, 1)
+                hint = f"Did you mean {near[0]}?" if near and near[0] != uplink else f"Add [uplink.{uplink}]."
+                raise config.error(place, f"meter {meter.id} reports to {uplink}, which is not set up", hint)
+            if (uplink, name) in remote:
+                message = f"meters {remote[uplink, name]} and {meter.id} both report to {uplink} as {name}"
+                raise config.error(place, message, "Two meters under one name would be added up. Give each its own.")
+            remote[uplink, name] = meter.id
+    for name in uplinks:
+        uplink_settings: RedexSettings | DrecSettings = getattr(settings.uplink, name)
+        if (uplink_settings.token is None) == (uplink_settings.login is None):
+            hint = f'Add: token = {{ file = "/etc/heliograph/{name}.token" }}'
+            raise config.error(("uplink", name), f"uplink.{name} needs either token or login", hint)
+
+
+def _unique(config: Config, table: str, values: Sequence[str], key: str) -> None:
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            hint = f"Every {table} needs its own {key}."
+            raise config.error((table, number, key), f"{table} {key} {value} stands here twice", hint)

@@ -1,0 +1,154 @@
+"""Borders, closed days and days that are held or missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, cast
+
+from heliograph import __version__
+from heliograph.core.daily import Border, Day, Held
+from heliograph.core.errors import StoreError
+from heliograph.store.connection import Connection, micros, moment
+from heliograph.store.journal import Journal
+from heliograph.store.outbox import Outbox
+from heliograph.store.readings import Readings
+
+
+class Days:
+    def __init__(self, connection: Connection, readings: Readings, outbox: Outbox, journal: Journal) -> None:
+        self._db = connection
+        self._readings = readings
+        self._outbox = outbox
+        self._journal = journal
+
+    _BORDER = "SELECT border.*, meter.name AS meter_name FROM border JOIN meter ON meter.id = border.meter"
+
+    @staticmethod
+    def _border(row: Mapping[str, Any]) -> Border:
+        return Border(
+            moment(row["at"]), row["index_wh"], row["total_wh"], row["method"], row["before"], row["after"], row["id"]
+        )
+
+    def last_border(self, meter: str) -> Border | None:
+        row = self._db.one(self._BORDER + " WHERE meter.name = ? ORDER BY border.at DESC LIMIT 1", [meter])
+        return self._border(row) if row else None
+
+    def first_border(self, meter: str) -> Border | None:
+        row = self._db.one(self._BORDER + " WHERE meter.name = ? ORDER BY border.at LIMIT 1", [meter])
+        return self._border(row) if row else None
+
+    def _insert_border(self, meter: str, border: Border) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO border (meter, at, index_wh, total_wh, method, before, after) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._readings.meter_id(meter),
+                micros(border.at),
+                border.index_wh,
+                border.total_wh,
+                border.method,
+                border.before,
+                border.after,
+            ),
+        )
+        return cast(int, cursor.lastrowid)
+
+    def commission(self, meter: str, border: Border) -> None:
+        """The very first border of a meter: where its running total starts."""
+        with self._db.writing():
+            self._insert_border(meter, border)
+
+    def close(self, day: Day, now: datetime, uplinks: Mapping[str, str]) -> None:
+        """A closed day, its closing border and an outbox row per uplink (name -> remote id), together."""
+        if day.opening.id is None:
+            raise StoreError(f"{day.meter} {day.day}: the opening border is not stored", hint="Report this.")
+        with self._db.writing():
+            closing = self._insert_border(day.meter, day.closing)
+            self._db.execute(
+                "INSERT INTO day (meter, day, opening, closing, period_wh, total_wh, estimated, closed_at, software)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._readings.meter_id(day.meter),
+                    day.day.isoformat(),
+                    day.opening.id,
+                    closing,
+                    day.period_wh,
+                    day.total_wh,
+                    int(day.estimated),
+                    micros(now),
+                    __version__,
+                ),
+            )
+            for uplink, remote_id in uplinks.items():
+                self._outbox.queue(uplink, day.meter, remote_id, now)
+
+    def hold(self, held: Sequence[Held], closing: Border, now: datetime) -> None:
+        """Days without a figure, and the next border that is known: the running total goes on behind them."""
+        with self._db.writing():
+            self._insert_border(held[0].meter, closing)
+            for entry in held:
+                self._db.execute(
+                    "INSERT INTO held (meter, day, kind, reason, since) VALUES (?, ?, ?, ?, ?)",
+                    (
+                        self._readings.meter_id(entry.meter),
+                        entry.day.isoformat(),
+                        entry.kind,
+                        entry.reason,
+                        micros(now),
+                    ),
+                )
+                self._journal.event(now, entry.kind, f"{entry.meter} {entry.day}", entry.reason)
+
+    _DAY = (
+        "SELECT day.*, meter.name AS meter_name, o.at AS o_at, o.index_wh AS o_index, o.total_wh AS o_total,"
+        " o.method AS o_method, o.before AS o_before, o.after AS o_after, c.at AS c_at, c.index_wh AS c_index,"
+        " c.total_wh AS c_total, c.method AS c_method, c.before AS c_before, c.after AS c_after FROM day"
+        " JOIN meter ON meter.id = day.meter JOIN border o ON o.id = day.opening JOIN border c ON c.id = day.closing"
+    )
+
+    @staticmethod
+    def _day(row: Mapping[str, Any]) -> Day:
+        def border(prefix: str, id: int) -> Border:
+            return Border(
+                moment(row[prefix + "at"]),
+                row[prefix + "index"],
+                row[prefix + "total"],
+                row[prefix + "method"],
+                row[prefix + "before"],
+                row[prefix + "after"],
+                id,
+            )
+
+        return Day(
+            row["meter_name"],
+            date.fromisoformat(row["day"]),
+            border("o_", row["opening"]),
+            border("c_", row["closing"]),
+        )
+
+    def all(self, meter: str | None = None, *, first: date = date.min, last: date = date.max) -> list[Day]:
+        rows = self._db.all(
+            self._DAY + " WHERE (? IS NULL OR meter.name = ?) AND day.day BETWEEN ? AND ? ORDER BY meter.id, day.day",
+            [meter, meter, first.isoformat(), last.isoformat()],
+        )
+        return [self._day(row) for row in rows]
+
+    def one(self, meter: str, day: date) -> Day | None:
+        return next(iter(self.all(meter, first=day, last=day)), None)
+
+    def facts(self, meter: str, day: date) -> dict[str, Any] | None:
+        """When and by which software a day was closed."""
+        row = self._db.one(
+            "SELECT day.closed_at, day.software FROM day JOIN meter ON meter.id = day.meter"
+            " WHERE meter.name = ? AND day.day = ?",
+            [meter, day.isoformat()],
+        )
+        return {"closed_at": moment(row["closed_at"]), "software": row["software"]} if row else None
+
+    def held(self, meter: str | None = None) -> list[Held]:
+        rows = self._db.all(
+            "SELECT held.*, meter.name AS meter_name FROM held JOIN meter ON meter.id = held.meter"
+            " WHERE (? IS NULL OR meter.name = ?) ORDER BY meter.id, held.day",
+            [meter, meter],
+        )
+        return [Held(row["meter_name"], date.fromisoformat(row["day"]), row["kind"], row["reason"]) for row in rows]

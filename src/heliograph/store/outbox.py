@@ -1,0 +1,211 @@
+"""Closed days on their way to the platforms. What may follow what stands in core/delivery.py."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any, cast
+
+from heliograph.core.delivery import FOLLOWS, DayRow, Parcel, State, Verdict
+from heliograph.core.errors import StoreError
+from heliograph.store.connection import Connection, micros, moment
+from heliograph.store.journal import Journal
+from heliograph.store.readings import Readings
+
+
+class Outbox:
+    def __init__(self, connection: Connection, readings: Readings, journal: Journal) -> None:
+        self._db = connection
+        self._readings = readings
+        self._journal = journal
+
+    def queue(self, uplink: str, meter: str, remote_id: str, now: datetime) -> int:
+        """Rows for closed days of a meter that have none yet: a day just closed, or all when an uplink is added."""
+        with self._db.writing():
+            cursor = self._db.execute(
+                "INSERT INTO outbox (uplink, day, meter, date, remote_id, state, due, changed)"
+                " SELECT ?, day.id, day.meter, day.day, ?, 'due', ?, ? FROM day"
+                " WHERE day.meter = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE uplink = ? AND outbox.day = day.id)"
+                " ORDER BY day.day",
+                (uplink, remote_id, micros(now), micros(now), self._readings.meter_id(meter), uplink),
+            )
+            return cursor.rowcount
+
+    _ROW = (
+        "SELECT outbox.*, meter.name AS meter_name, day.period_wh, day.total_wh, o.at AS start_at, c.at AS end_at,"
+        " claim.at AS claimed_at FROM outbox JOIN day ON day.id = outbox.day JOIN meter ON meter.id = outbox.meter"
+        " JOIN border o ON o.id = day.opening JOIN border c ON c.id = day.closing"
+        " LEFT JOIN claim ON claim.id = outbox.claim"
+    )
+
+    @staticmethod
+    def _row(row: Mapping[str, Any]) -> DayRow:
+        return DayRow(
+            row["id"],
+            row["meter_name"],
+            row["remote_id"],
+            date.fromisoformat(row["date"]),
+            moment(row["start_at"]),
+            moment(row["end_at"]),
+            row["period_wh"],
+            row["total_wh"],
+            row["attempt"],
+            row["rule"],
+            row["process_id"],
+            moment(row["claimed_at"]) if row["claimed_at"] is not None else None,
+            row["claim"],
+        )
+
+    def candidates(self, uplink: str, now: datetime, *, ordered: bool, limit: int) -> list[DayRow]:
+        """Due rows that may leave now, by meter and day.
+
+        A device's rows stop at the first one that is unclear or not yet due, for days go in order. Where the
+        platform insists on order, a rejected or held row and a held day stop them too; elsewhere they are passed by.
+        """
+        held: dict[int, str] = {}
+        if ordered:
+            rows = self._db.all("SELECT meter, min(day) AS day FROM held WHERE kind = 'held' GROUP BY meter")
+            held = {row["meter"]: row["day"] for row in rows}
+        found: list[DayRow] = []
+        stopped: int | None = None
+        open_rows = self._db.rows(
+            self._ROW + " WHERE outbox.uplink = ? AND outbox.state NOT IN ('accepted', 'confirmed')"
+            " ORDER BY outbox.meter, outbox.date",
+            (uplink,),
+        )
+        for row in open_rows:
+            meter = row["meter"]
+            if meter == stopped or (row["state"] in ("rejected", "held") and not ordered):
+                continue
+            if row["state"] != "due" or row["due"] > micros(now) or row["date"] > held.get(meter, "9999"):
+                stopped = meter
+                continue
+            found.append(self._row(row))
+            if len(found) >= limit:
+                break
+        open_rows.close()
+        return found
+
+    def waiting(self, uplink: str, state: State, now: datetime, *, limit: int = 3000) -> list[DayRow]:
+        """Unclear or accepted rows whose next look is due, by meter and day."""
+        clause = "NOT IN ('accepted', 'confirmed')" if state != "accepted" else "= 'accepted'"
+        rows = self._db.all(
+            self._ROW + f" WHERE outbox.uplink = ? AND outbox.state {clause} AND outbox.state = ? AND outbox.due <= ?"
+            " ORDER BY outbox.meter, outbox.date LIMIT ?",
+            [uplink, state, micros(now), limit],
+        )
+        return [self._row(row) for row in rows]
+
+    def claim(self, uplink: str, parcel: Parcel, now: datetime, look: datetime) -> int:
+        """On the card before the first byte leaves: from here on the rows are unclear until evidence says more."""
+        with self._db.writing():
+            cursor = self._db.execute(
+                "INSERT INTO claim (uplink, at, path, body, rows) VALUES (?, ?, ?, ?, ?)",
+                (uplink, micros(now), parcel.path, zlib.compress(parcel.body), len(parcel.rows)),
+            )
+            claim = cast(int, cursor.lastrowid)
+            for row in parcel.rows:
+                changed = self._db.execute(
+                    "UPDATE outbox SET state = 'unclear', attempt = attempt + 1, claim = ?, due = ?, changed = ?,"
+                    " process_id = NULL WHERE id = ? AND state = 'due'",
+                    (claim, micros(look), micros(now), row.id),
+                )
+                if changed.rowcount != 1:
+                    raise StoreError(f"{row.meter} {row.day} was claimed twice", hint="Report this; nothing was sent.")
+        return claim
+
+    def settle(self, verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime) -> None:
+        """What answers meant for rows: (row id, verdict, when to look or try again)."""
+        with self._db.writing():
+            for id, verdict, due in verdicts:
+                row = self._db.one("SELECT state, process_id, uplink, date, meter FROM outbox WHERE id = ?", [id])
+                if row is None:
+                    raise StoreError(f"outbox row {id} is not in the store", hint="Report this.")
+                state: State = row["state"]
+                if verdict.state != state and verdict.state not in FOLLOWS[state]:
+                    raise StoreError(f"outbox row {id}: {state} cannot become {verdict.state}", hint="Report this.")
+                self._db.execute(
+                    "UPDATE outbox SET state = ?, rule = ?, answer = ?, remedy = ?, due = ?, changed = ?,"
+                    " process_id = coalesce(?, process_id) WHERE id = ?",
+                    (
+                        verdict.state,
+                        verdict.rule,
+                        verdict.text,
+                        verdict.remedy,
+                        micros(due),
+                        micros(now),
+                        verdict.process_id,
+                        id,
+                    ),
+                )
+                if verdict.state in ("rejected", "held") and verdict.state != state:
+                    text = f"{verdict.rule} {verdict.text}"
+                    self._journal.event(now, verdict.state, f"{row['uplink']} {row['date']}", text)
+
+    def shown(
+        self, uplink: str | None = None, meter: str | None = None, day: date | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows as a person looks at them, by uplink, meter and day; moments as datetimes."""
+        rows = self._db.all(
+            self._ROW + " WHERE (? IS NULL OR outbox.uplink = ?) AND (? IS NULL OR meter.name = ?)"
+            " AND (? IS NULL OR outbox.date = ?) ORDER BY outbox.uplink, outbox.meter, outbox.date",
+            [uplink, uplink, meter, meter, *([day.isoformat()] * 2 if day else [None, None])],
+        )
+        return [self._shown(row) for row in rows]
+
+    def backlog(self, uplink: str | None = None) -> list[dict[str, Any]]:
+        """Rows that are not confirmed, by uplink, meter and day."""
+        rows = self._db.all(
+            self._ROW + " WHERE outbox.state <> 'confirmed' AND (? IS NULL OR outbox.uplink = ?)"
+            " ORDER BY outbox.uplink, outbox.meter, outbox.date",
+            [uplink, uplink],
+        )
+        return [self._shown(row) for row in rows]
+
+    @staticmethod
+    def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "uplink": row["uplink"],
+            "meter": row["meter_name"],
+            "remote_id": row["remote_id"],
+            "day": date.fromisoformat(row["date"]),
+            "period_wh": row["period_wh"],
+            "total_wh": row["total_wh"],
+            "state": row["state"],
+            "attempt": row["attempt"],
+            "rule": row["rule"],
+            "answer": row["answer"],
+            "remedy": row["remedy"],
+            "due": moment(row["due"]),
+            "changed": moment(row["changed"]),
+            "claimed_at": moment(row["claimed_at"]) if row["claimed_at"] is not None else None,
+            "process_id": row["process_id"],
+            "claim": row["claim"],
+        }
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows per uplink and state."""
+        result: dict[str, dict[str, int]] = {}
+        for row in self._db.all("SELECT uplink, state, count(*) AS n FROM outbox GROUP BY uplink, state"):
+            result.setdefault(row["uplink"], {})[row["state"]] = row["n"]
+        return result
+
+    def sums(self, uplink: str) -> dict[str, dict[str, int]]:
+        """Wh per meter and outbox state."""
+        result: dict[str, dict[str, int]] = {}
+        for row in self._db.all(
+            "SELECT meter.name AS name, outbox.state, sum(day.period_wh) AS wh FROM outbox"
+            " JOIN day ON day.id = outbox.day JOIN meter ON meter.id = outbox.meter"
+            " WHERE outbox.uplink = ? GROUP BY meter.name, outbox.state",
+            [uplink],
+        ):
+            result.setdefault(row["name"], {})[row["state"]] = row["wh"]
+        return result
+
+    def claim_body(self, claim: int) -> tuple[str, bytes]:
+        """Path and body of a request as it was sent."""
+        row = self._db.one("SELECT path, body FROM claim WHERE id = ?", [claim])
+        if row is None:
+            raise StoreError(f"claim {claim} is not in the store", hint="The store is incomplete; restore a backup.")
+        return row["path"], zlib.decompress(row["body"])

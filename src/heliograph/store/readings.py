@@ -1,0 +1,247 @@
+"""Meters, maps, boots and what was read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, cast
+
+from heliograph import __version__
+from heliograph.core.daily import Index
+from heliograph.core.errors import ConfigError, StoreError
+from heliograph.core.readings import Moment, Reading, Source
+from heliograph.store.connection import Connection, micros, moment
+
+
+class Readings:
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+        self._boot: int | None = None
+        self._meters: dict[str, int] = {}
+        self._maps: dict[str, int] = {}
+        self._last_good: dict[str, Reading] = {}
+
+    def begin(self, site: str, timezone: str, boot_id: str, now: datetime) -> None:
+        """Opens a run of the daemon: remembers the boot and the software its readings come from."""
+        known = self._db.one("SELECT name, timezone FROM site")
+        if known is not None and known["timezone"] != timezone:
+            raise ConfigError(
+                f"site.timezone is {timezone}, but this store's days were closed in {known['timezone']}",
+                hint="A zone cannot change under closed days: set it back, or start a new data_dir.",
+            )
+        with self._db.writing():
+            self._db.execute("INSERT OR REPLACE INTO site (id, name, timezone) VALUES (1, ?, ?)", [site, timezone])
+            self._db.execute(
+                "INSERT OR IGNORE INTO boot (boot, software, sqlite, at) VALUES (?, ?, ?, ?)",
+                [boot_id, __version__, sqlite3.sqlite_version, micros(now)],
+            )
+        row = self._db.one("SELECT id FROM boot WHERE boot = ? AND software = ?", [boot_id, __version__])
+        self._boot = row["id"] if row else None
+
+    def know_map(self, digest: str, name: str, text: str) -> None:
+        with self._db.writing():
+            self._db.execute("INSERT OR IGNORE INTO map (digest, name, text) VALUES (?, ?, ?)", [digest, name, text])
+
+    def know_meter(self, name: str, production: str) -> None:
+        known = self._db.one("SELECT production FROM meter WHERE name = ?", [name])
+        if known is not None and known["production"] != production:
+            raise ConfigError(
+                f"meter {name} counts {production} as production, but its store holds {known['production']}",
+                hint=f"Another counter is another history: give the meter a new id, or set production back to "
+                f"{known['production']}.",
+            )
+        with self._db.writing():
+            self._db.execute("INSERT OR IGNORE INTO meter (name, production) VALUES (?, ?)", [name, production])
+
+    def remember_serial(self, meter: str, serial: str) -> None:
+        with self._db.writing():
+            self._db.execute("UPDATE meter SET serial = ? WHERE name = ?", [serial, meter])
+
+    def serial(self, meter: str) -> str | None:
+        row = self._db.one("SELECT serial FROM meter WHERE name = ?", [meter])
+        return row["serial"] if row else None
+
+    def meters(self) -> list[str]:
+        return [row["name"] for row in self._db.all("SELECT name FROM meter ORDER BY id")]
+
+    def meter_id(self, name: str) -> int:
+        if name not in self._meters:
+            row = self._db.one("SELECT id FROM meter WHERE name = ?", [name])
+            if row is None:
+                raise StoreError(f"no meter {name} in the store", hint="Meters: " + ", ".join(self.meters()))
+            self._meters[name] = row["id"]
+        return self._meters[name]
+
+    def _map_id(self, digest: str) -> int | None:
+        if digest not in self._maps:
+            row = self._db.one("SELECT id FROM map WHERE digest = ?", [digest])
+            if row is None:
+                return None
+            self._maps[digest] = row["id"]
+        return self._maps[digest]
+
+    def add(self, readings: Sequence[Reading]) -> None:
+        """Stores what one round read, in one commit."""
+        if not readings:
+            return
+        added: dict[str, Reading] = {}
+        with self._db.writing():
+            for reading in readings:
+                meter, source = self.meter_id(reading.meter), reading.source
+                cursor = self._db.execute(
+                    "INSERT INTO reading (prev, meter, at, boot, since_boot, trusted, index_wh, doubt, unit, function,"
+                    " address, map, words, vals) VALUES ((SELECT last FROM meter WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?,"
+                    " ?, ?, ?, ?, ?)",
+                    (
+                        meter,
+                        meter,
+                        micros(reading.moment.at),
+                        self._boot,
+                        round(reading.moment.since_boot * 1000),
+                        int(reading.moment.trusted),
+                        reading.index_wh,
+                        reading.doubt,
+                        source.unit if source else None,
+                        source.function if source else None,
+                        source.address if source else None,
+                        self._map_id(source.map_digest) if source else None,
+                        struct.pack(f">{len(reading.words)}H", *reading.words),
+                        json.dumps(reading.values, separators=(",", ":")),
+                    ),
+                )
+                self._db.execute("UPDATE meter SET last = ? WHERE id = ?", (cursor.lastrowid, meter))
+                if reading.good:
+                    added[reading.meter] = replace(reading, id=cast(int, cursor.lastrowid))
+        self._last_good.update(added)
+
+    _READING = (
+        "SELECT reading.*, meter.name AS meter_name, boot.boot AS boot_name, map.digest AS digest FROM reading"
+        " JOIN meter ON meter.id = reading.meter JOIN boot ON boot.id = reading.boot"
+        " LEFT JOIN map ON map.id = reading.map"
+    )
+
+    @staticmethod
+    def _reading(row: Mapping[str, Any]) -> Reading:
+        words = struct.unpack(f">{len(row['words']) // 2}H", row["words"])
+        source = None
+        if row["function"] is not None:
+            source = Source(row["unit"], row["function"], row["address"], len(words), row["digest"] or "")
+        return Reading(
+            row["meter_name"],
+            Moment(moment(row["at"]), row["boot_name"], row["since_boot"] / 1000, bool(row["trusted"])),
+            row["index_wh"],
+            json.loads(row["vals"]),
+            words,
+            source,
+            row["doubt"],
+            row["id"],
+        )
+
+    def reading(self, id: int) -> Reading:
+        row = self._db.one(self._READING + " WHERE reading.id = ?", [id])
+        if row is None:
+            raise StoreError(f"reading {id} is not in the store", hint="The store is incomplete; restore a backup.")
+        return self._reading(row)
+
+    def back(self, meter: str) -> Iterator[Reading]:
+        """Readings of a meter, newest first, doubtful ones included."""
+        row = self._db.one("SELECT last FROM meter WHERE name = ?", [meter])
+        at = row["last"] if row else None
+        while at is not None:
+            row = self._db.one(self._READING + " WHERE reading.id = ?", [at])
+            if row is None:
+                return
+            yield self._reading(row)
+            at = row["prev"]
+
+    def between(self, meter: str, first: int, last: int) -> list[Reading]:
+        """Readings of a meter with ids from `first` to `last`, oldest first."""
+        rows = self._db.all(
+            self._READING + " WHERE reading.id BETWEEN ? AND ? AND meter.name = ? ORDER BY reading.id",
+            [first, last, meter],
+        )
+        return [self._reading(row) for row in rows]
+
+    def last(self, meter: str) -> Reading | None:
+        return next(self.back(meter), None)
+
+    def last_good(self, meter: str) -> Reading | None:
+        """The newest reading that is believed: the base of every continuity check."""
+        with self._db.lock:
+            if meter not in self._last_good:
+                found = next((reading for reading in self.back(meter) if reading.good), None)
+                if found is None:
+                    return None
+                self._last_good[meter] = found
+            return self._last_good[meter]
+
+    def first_good(self, meter: str) -> Reading | None:
+        row = self._db.one(
+            self._READING + " WHERE meter.name = ? AND index_wh IS NOT NULL AND doubt = '' ORDER BY reading.id LIMIT 1",
+            [meter],
+        )
+        return self._reading(row) if row else None
+
+    def around(self, meter: str, at: datetime) -> tuple[Index | None, Index | None, str]:
+        """The last good index at or before `at`, the first one after it, and the newest doubt between them."""
+        after: Index | None = None
+        doubt = ""
+        for reading in self.back(meter):
+            if not reading.good or reading.id is None or reading.index_wh is None:
+                doubt = doubt or reading.doubt
+                continue
+            index = Index(reading.moment.at, reading.index_wh, reading.id)
+            if index.at <= at:
+                return index, after, doubt
+            after, doubt = index, ""
+        return None, after, doubt
+
+    def thin(self, before: datetime, *, hourly: bool, batch: int = 5000) -> int:
+        """Removes samples older than `before`: all but one an hour (and every doubtful one), or all.
+
+        Readings that borders rest on stay for ever, and so does each meter's newest. At most `batch` rows are looked
+        at per call, oldest first, in one transaction; returns how many went.
+        """
+        subject = "thin/hourly" if hourly else "thin/all"
+        done = self._db.one("SELECT value FROM learned WHERE subject = ?", [subject])
+        rows = self._db.all(
+            "SELECT id, prev, meter, at, doubt FROM reading WHERE id > ? ORDER BY id LIMIT ?",
+            [int(done["value"]) if done else 0, batch],
+        )
+        rows = [row for row in rows if row["at"] < micros(before)]
+        if not rows:
+            return 0
+        keep = {
+            row["id"]
+            for row in self._db.all(
+                "SELECT before AS id FROM border UNION SELECT after FROM border WHERE after NOT NULL"
+            )
+        }
+        # The newest of each meter here: a reading behind this batch may be linked to it.
+        keep |= set({row["meter"]: row["id"] for row in rows}.values())
+        hours: set[tuple[int, int]] = set()
+        gone: dict[int, int | None] = {}
+        relinked: list[tuple[int | None, int]] = []
+        for row in rows:
+            hour = (row["meter"], row["at"] // 3_600_000_000)
+            previous = gone.get(row["prev"], row["prev"])
+            if row["id"] in keep or (hourly and (row["doubt"] or hour not in hours)):
+                hours.add(hour)
+                if previous != row["prev"]:
+                    relinked.append((previous, row["id"]))
+            else:
+                gone[row["id"]] = previous
+        with self._db.writing():
+            self._db.execute_many("UPDATE reading SET prev = ? WHERE id = ?", relinked)
+            self._db.execute_many("DELETE FROM reading WHERE id = ?", [(id,) for id in gone])
+            self._db.execute("INSERT OR REPLACE INTO learned VALUES (?, ?)", [subject, str(rows[-1]["id"])])
+            if gone:
+                self._db.execute(
+                    "INSERT INTO event (at, kind, subject, text) VALUES (?, 'pruned', 'reading', ?)",
+                    [rows[-1]["at"], f"{len(gone)} samples thinned"],
+                )
+        return len(gone)

@@ -1,0 +1,167 @@
+"""The schema as a list of migrations: appended, never edited once shipped.
+
+Plain rowid tables without further indexes on what is written every minute: an index on (meter, at) would more than
+double the bytes a card has to take (one leaf page per meter and commit). Readings of one meter are linked instead:
+`reading.prev` is the meter's reading before, `meter.last` its newest. Moments are integer microseconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("heliograph")
+
+_V1 = """
+CREATE TABLE site (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    name TEXT NOT NULL,
+    timezone TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE map (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    text TEXT NOT NULL              -- the whole file, so that a figure can be explained when the file is gone
+) STRICT;
+
+CREATE TABLE boot (
+    id INTEGER PRIMARY KEY,
+    boot TEXT NOT NULL,
+    software TEXT NOT NULL,
+    sqlite TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    UNIQUE (boot, software)
+) STRICT;
+
+CREATE TABLE meter (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    production TEXT NOT NULL,       -- the counter that is production here
+    serial TEXT,
+    last INTEGER                    -- newest reading
+) STRICT;
+
+CREATE TABLE reading (
+    id INTEGER PRIMARY KEY,
+    prev INTEGER,                   -- the reading of this meter before
+    meter INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    since_boot INTEGER NOT NULL,    -- milliseconds
+    trusted INTEGER NOT NULL,
+    index_wh INTEGER,               -- production counter; NULL when absent
+    doubt TEXT NOT NULL,            -- why it is not believed; '' when it is
+    unit INTEGER,
+    function TEXT,
+    address INTEGER,
+    map INTEGER,
+    words BLOB NOT NULL,            -- raw register words, big-endian
+    vals TEXT NOT NULL              -- the other quantities, JSON
+) STRICT;
+
+CREATE TABLE border (
+    id INTEGER PRIMARY KEY,
+    meter INTEGER NOT NULL REFERENCES meter,
+    at INTEGER NOT NULL,
+    index_wh INTEGER NOT NULL,
+    total_wh INTEGER NOT NULL,
+    method TEXT NOT NULL,
+    before INTEGER NOT NULL REFERENCES reading,
+    after INTEGER REFERENCES reading,
+    UNIQUE (meter, at)
+) STRICT;
+
+CREATE TABLE day (
+    id INTEGER PRIMARY KEY,
+    meter INTEGER NOT NULL REFERENCES meter,
+    day TEXT NOT NULL,
+    opening INTEGER NOT NULL REFERENCES border,
+    closing INTEGER NOT NULL REFERENCES border,
+    period_wh INTEGER NOT NULL CHECK (period_wh >= 0),
+    total_wh INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    closed_at INTEGER NOT NULL,
+    software TEXT NOT NULL,
+    UNIQUE (meter, day)
+) STRICT;
+
+-- One day, one value: the bytes of a closed day never change.
+CREATE TRIGGER day_is_final BEFORE UPDATE ON day BEGIN SELECT RAISE(ABORT, 'a closed day never changes'); END;
+CREATE TRIGGER day_stays BEFORE DELETE ON day BEGIN SELECT RAISE(ABORT, 'a closed day is never deleted'); END;
+CREATE TRIGGER border_is_final BEFORE UPDATE ON border BEGIN SELECT RAISE(ABORT, 'a border never changes'); END;
+CREATE TRIGGER border_stays BEFORE DELETE ON border BEGIN SELECT RAISE(ABORT, 'a border is never deleted'); END;
+
+CREATE TABLE held (
+    id INTEGER PRIMARY KEY,
+    meter INTEGER NOT NULL REFERENCES meter,
+    day TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    UNIQUE (meter, day)
+) STRICT;
+
+CREATE TABLE claim (
+    id INTEGER PRIMARY KEY,
+    uplink TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    body BLOB NOT NULL,             -- zlib
+    rows INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    uplink TEXT NOT NULL,
+    day INTEGER NOT NULL REFERENCES day,
+    meter INTEGER NOT NULL,         -- meter and date of the day, so that the next rows are found without a sort
+    date TEXT NOT NULL,
+    remote_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    due INTEGER NOT NULL,           -- not to be touched before
+    rule TEXT NOT NULL DEFAULT '',
+    answer TEXT NOT NULL DEFAULT '',
+    remedy TEXT NOT NULL DEFAULT '',
+    process_id TEXT,
+    claim INTEGER REFERENCES claim,
+    changed INTEGER NOT NULL,
+    UNIQUE (uplink, day)
+) STRICT;
+CREATE INDEX outbox_open ON outbox (uplink, meter, date) WHERE state NOT IN ('accepted', 'confirmed');
+CREATE INDEX outbox_accepted ON outbox (uplink, due) WHERE state = 'accepted';
+
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE learned (
+    subject TEXT PRIMARY KEY,       -- what a device or platform taught us, such as its largest request
+    value TEXT NOT NULL
+) STRICT;
+"""
+
+
+@migrations()
+def v1(db: Database) -> None:
+    # One statement at a time: executescript would commit the migration's own transaction first.
+    for statement in _statements(_V1):
+        db.execute(statement)
+
+
+def _statements(script: str) -> list[str]:
+    import sqlite3
+
+    found, text = [], ""
+    for line in script.splitlines(keepends=True):
+        text += line
+        if sqlite3.complete_statement(text):
+            found.append(text)
+            text = ""
+    return found
