@@ -6,8 +6,10 @@ import contextlib
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
+T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 _BLANK = re.compile(r"[ \t]*")
@@ -35,16 +37,16 @@ def lines(text: str) -> dict[Path, int]:
     return scanner.found
 
 
-def nearest(found: dict[Path, int], path: Sequence[str | int]) -> int | None:
-    """The line of `path`, else of its nearest known ancestor, else None."""
+def nearest(found: Mapping[Path, T], path: Sequence[str | int]) -> T | None:
+    """What is known of `path`, else of its nearest known ancestor, else None."""
     for length in range(len(path), 0, -1):
-        if (line := found.get(tuple(path[:length]))) is not None:
-            return line
+        if (known := found.get(tuple(path[:length]))) is not None:
+            return known
     return None
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int | None:
-    """As `nearest`, for a single question."""
+    """The line of `path` or of its nearest known ancestor, for a single question."""
     return nearest(lines(text), path)
 
 

@@ -30,21 +30,25 @@ class Kind:
     absent: frozenset[int] = field(default_factory=frozenset)
 
 
+_FLOAT32 = struct.Struct(">f")
+
+
 def shortest_float32(value: float) -> Decimal:
-    """The shortest decimal that is the same float32: what the device's display shows."""
-    packed = struct.pack(">f", value)
-    for digits in range(1, 10):
-        text = f"{value:.{digits}g}"
-        try:
-            if struct.pack(">f", float(text)) == packed:
-                return Decimal(text)
-        except OverflowError:  # rounding up at the very top of float32 leaves its range
-            continue
-    return Decimal(repr(value))  # nine digits always suffice (IEEE 754); kept so that no value is ever lost
+    """The shortest decimal that is the same float32: what the device's display shows.
+
+    Any number of up to six digits survives float32, so it is found at the first try; nine digits always identify
+    a float32 (IEEE 754). Below 1e-37 a digit too many may be shown: that is far below every device's step.
+    """
+    packed = _FLOAT32.pack(value)
+    for spec in (".6g", ".7g", ".8g"):
+        text = format(value, spec)
+        if _FLOAT32.pack(float(text)) == packed:
+            return Decimal(text)
+    return Decimal(format(value, ".9g"))
 
 
 def _float32(raw: bytes) -> Decimal | Absent:
-    value: float = struct.unpack(">f", raw)[0]
+    value: float = _FLOAT32.unpack(raw)[0]
     return shortest_float32(value) if math.isfinite(value) else Absent("not a number")
 
 
@@ -130,10 +134,11 @@ def value(
     `exponent` is what the scale register holds, `factors` the values of the quantities in `register.times`.
     """
     kind = TYPES[register.type]
-    raw = ordered(words, order if register.type != "text" else "ABCD")
-    if register.type == "text":
-        text = raw.decode("ascii", "replace").rstrip("\0 ").strip()
-        return text if text.strip("\0") else Absent("empty text")
+    if register.type == "text":  # read in the order of the page, whatever the order of the map's numbers
+        raw = ordered(words, register.order or "ABCD")
+        text = raw.strip(b"\0\xff ").decode("ascii", "replace").strip()
+        return text or Absent("empty text")
+    raw = ordered(words, order)
     bits = _unsigned(raw)
     if bits in kind.absent or bits in register.absent:
         return Absent(f"0x{bits:0{len(raw) * 2}X} means no value")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache, lru_cache
 from typing import Literal
 
 Kind = Literal["instant", "counter", "identity", "setting"]
@@ -153,9 +154,43 @@ _FAMILIES: tuple[tuple[str, str, Kind, float | None, float | None, float | None]
 _COMPILED = tuple((re.compile(row[0]), row) for row in _FAMILIES)
 
 
+@lru_cache(maxsize=1024)  # asked for every value of every poll
 def find(name: str) -> Quantity | None:
     """The quantity of that name, or None when we have no such word."""
     for pattern, (_, unit, kind, low, high, jump) in _COMPILED:
         if pattern.fullmatch(name):
             return Quantity(name, unit, kind, low, high, jump)
     return None
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The words we know, spelled out for hints and completion; open families such as model_sf stay out."""
+    spelled = {name for pattern, *_ in _FAMILIES for name in _spelled(pattern, 0)[0]}
+    return tuple(sorted(name for name in spelled if not name.startswith("_") and not name.endswith("_")))
+
+
+def _spelled(pattern: str, at: int) -> tuple[list[str], int]:
+    """All that the small part of regular expressions above can mean: groups, `|`, `?`, [123] and \\d (as 1 to 3)."""
+    whole: list[str] = []
+    so_far = [""]
+    while at < len(pattern) and pattern[at] != ")":
+        parts = [pattern[at]]
+        if pattern[at] == "|":
+            whole, so_far, parts = [*whole, *so_far], [""], [""]
+        elif pattern[at] == "(":
+            parts, at = _spelled(pattern, at + 1)
+        elif pattern[at] == "[":
+            end = pattern.index("]", at)
+            parts = [""] if "-" in pattern[at:end] else list(pattern[at + 1 : end])
+            at = end
+        elif pattern[at] == "\\":
+            parts = ["1", "2", "3"]
+            at += 1
+        at += 1
+        if pattern[at : at + 1] == "?":
+            parts = ["", *parts]
+        if pattern[at : at + 1] in ("?", "+"):
+            at += 1
+        so_far = [start + part for start in so_far for part in parts]
+    return [*whole, *so_far], at

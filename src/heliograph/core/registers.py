@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 Function = Literal["holding", "input"]
 """Modbus function 3 (holding) or 4 (input): two separate address spaces."""
@@ -28,9 +28,20 @@ Night = Literal["answers", "zeros", "silent"]
 FUNCTION_CODES: dict[str, int] = {"holding": 3, "input": 4}
 
 
+def _key(field_name: str) -> str:
+    """The key in the file: `with_` is written `with`, which Python keeps for itself."""
+    return field_name.rstrip("_")
+
+
+# Read by the library's checker: unknown keys are errors, the docstrings below are descriptions in the schema.
+_CHECKED: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True, "alias_generator": _key}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Register:
     """One number or text that a device holds."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     quantity: str
     """What it is, a word of core/quantity.py."""
@@ -75,12 +86,17 @@ class Register:
     """SunSpec model number; `address` is then an offset from the model's ID register."""
     repeat: int | None = None
     """SunSpec: length in registers of the repeated group this register belongs to."""
+    source: str = ""
+    """Where this number comes from when it is not the map's source."""
     note: str = ""
+    """What a technician should know about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Durations in seconds."""
+    """How fast the device may be asked: in the file text with a unit, such as "60ms" or "1s"; in here seconds."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     pause: float = 0.0
     """Least silence between an answer and the next request, beside the 3.5 characters of RTU."""
@@ -89,6 +105,7 @@ class Timing:
     timeout: float = 0.5
     """Longest wait for the first byte of an answer after the request has left."""
     retries: int = 1
+    """How often a read is repeated after silence or noise before the meter counts as not answering."""
     min_poll: float = 0.0
     """Polling more often than this disturbs the device."""
     turnaround: float = 0.01
@@ -99,17 +116,27 @@ class Timing:
 class Match:
     """A register whose value tells the device's kind."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
+
     address: int
+    """Wire address, zero-based."""
     type: Type
+    """How the words are read."""
     values: tuple[int | str, ...]
+    """What this kind of device answers; any one of them will do."""
     function: Function | None = None
+    """Overrides the map's function."""
     order: Order | None = None
+    """Overrides the map's byte order."""
     words: int | None = None
+    """Registers of a text or BCD value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """How to recognise the device. One that answers something else is refused; one without such a register is not."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     serial: str | None = None
     """Quantity that holds the serial number."""
@@ -123,18 +150,26 @@ class Identity:
 class SunSpec:
     """Where to look for the marker 0x53756E53 and which models the registers are offsets into."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
+
     bases: tuple[int, ...] = (40000, 50000, 0)
+    """Addresses where the marker may stand, in the order they are tried."""
     models: tuple[int, ...] = ()
+    """The models this map speaks of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
     """Raw words and the value they must give: the map's own test, run without hardware."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
+
     quantity: str
+    """Which register of the map."""
     words: tuple[int, ...]
+    """As they arrive, in address order (of `addresses`: in their order)."""
     value: Decimal | str | None
-    """In the register's own `unit`; null when the words mean absence (write "absent")."""
+    """In the register's own `unit`, or "absent" (None in here) when the words mean that there is no value."""
     with_: dict[str, Decimal] = field(default_factory=dict)
     """Values of the quantities named in `times`."""
     scale_exponent: int | None = None
@@ -145,21 +180,31 @@ class Vector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterMap:
-    """A checked map."""
+    """One kind of meter: what its registers hold, how it may be asked, how it is recognised."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     name: str
+    """The file's name without .toml; it stands in configurations and evidence, so it is for ever."""
     products: tuple[str, ...]
+    """What is printed on the devices this map fits."""
     source: str
     """Title, version and date of the documents these numbers come from."""
     version: str
     """Of this map: a date, raised with every change of meaning."""
     status: Status
+    """confirmed: compared with a device's display; documented: from the maker's or two agreeing sources; unverified:
+    polls, but a site must say accept_unverified_map before anything is delivered."""
     registers: tuple[Register, ...]
+    """One line each."""
     vectors: tuple[Vector, ...] = ()
+    """Tests of the map, one line each."""
     extends: str | None = None
-    """Name of a map whose keys and registers are taken over."""
+    """Name of a map whose keys, registers and vectors are taken over; own keys and own registers win."""
     function: Function = "input"
+    """Where registers live that say nothing else."""
     order: Order = "ABCD"
+    """Bytes of a number that says nothing else."""
     max_words: int = 125
     """Most registers in one request."""
     fallback_words: tuple[int, ...] = ()
@@ -171,16 +216,25 @@ class MeterMap:
     unit: int = 1
     """Unit id the device leaves the factory with."""
     port: int = 502
+    """TCP port."""
     phases: Literal[1, 3] | None = None
+    """Phases it measures."""
     production: str | None = None
     """The counter the map suggests; the site decides, for direction follows the cable."""
+    from_site: tuple[str, ...] = ()
+    """Quantities in `times` that no register holds, such as a ct_ratio: the site's configuration gives them."""
     night: Night = "answers"
     """What the device does between sunset and sunrise."""
     single_client: bool = False
+    """Only one TCP client at a time is served."""
     close_after_poll: bool = False
+    """Leave the connection to others between two rounds."""
     timing: Timing = Timing()
+    """How fast it may be asked."""
     identity: Identity = Identity()
+    """How to recognise it."""
     sunspec: SunSpec | None = None
+    """For devices whose registers are found by walking SunSpec models."""
 
     def function_of(self, register: Register) -> Function:
         return register.function or self.function
