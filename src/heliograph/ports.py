@@ -67,6 +67,8 @@ class Uplink(Protocol):
     name: str
     ordered: bool
     """True where a day that was refused must not be overtaken by later days of the same device."""
+    requests: int
+    """Requests made so far, logins and pages included; they count against the pace."""
     absent_after: timedelta
     """How long after a claim a platform's "I have nothing" is believed."""
 

@@ -29,7 +29,6 @@ from heliograph.core import durations
 from heliograph.core.errors import ConfigError
 from heliograph.core.registers import Order
 
-DEFAULT_PATH = Path("/etc/heliograph/config.toml")
 PLATFORMS = ("redex", "drec")
 
 Duration = Annotated[

@@ -1,1 +1,93 @@
-"""One module per verb."""
+"""The command line. One module per verb, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+from heliograph.core.errors import HeliographError
+
+# verb -> one line of help; the module is heliograph.cli.<verb>, its click command is called `command`
+VERBS: dict[str, str] = {
+    "run": "Poll, close days, deliver, until stopped.",
+    "check": "Check the configuration, the maps and the secrets; start nothing.",
+    "plan": "Print the requests each meter is read with, and their time on the wire.",
+    "read": "Show the live values of a meter.",
+    "status": "Show the site at a glance; exit 1 when something needs attention.",
+    "days": "List closed, held and missing days.",
+    "explain": "Show where a day's figure comes from.",
+    "backlog": "List what no platform has confirmed yet, why, and what to do.",
+    "map": "List, show and check meter maps.",
+    "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",
+    "sandbox": "Run stand-in certificate platforms.",
+    "demo": "Rehearse several days in under a minute, without hardware or network.",
+    "version": "Print the version.",
+}
+
+
+class Verbs(click.Group):
+    """Knows its verbs by name, and imports one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"heliograph.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], VERBS, 1) if args else []
+            if near:
+                error.message += f" Did you mean {near[0]}?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("/etc/heliograph/config.toml"),
+    show_default=True,
+    envvar="HELIOGRAPH_CONFIG",
+    help="The site's configuration.",
+)
+@click.pass_context
+def heliograph(ctx: click.Context, config: Path) -> None:
+    """Heliograph: every watt-hour of a solar meter, from the register to the certificate platform."""
+    ctx.obj = config
+
+
+def main() -> None:
+    """Runs a verb; failures with a name become one message and their exit code."""
+    try:
+        code = heliograph.main(standalone_mode=False)
+    except HeliographError as error:
+        click.echo(f"heliograph: {error.message}" if not str(error) else f"heliograph: {error}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

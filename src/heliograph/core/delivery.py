@@ -14,7 +14,7 @@ State = Literal["due", "unclear", "accepted", "confirmed", "rejected", "held"]
 FOLLOWS: dict[State, frozenset[State]] = {
     "due": frozenset({"unclear", "held"}),
     "unclear": frozenset({"due", "accepted", "confirmed", "rejected", "held"}),
-    "accepted": frozenset({"confirmed", "due", "rejected", "held"}),
+    "accepted": frozenset({"confirmed", "unclear", "due", "rejected", "held"}),
     "rejected": frozenset({"due", "held"}),
     "held": frozenset({"due"}),
     "confirmed": frozenset(),
@@ -36,6 +36,7 @@ class DayRow:
     end: datetime
     period_wh: int
     total_wh: int
+    state: State = "due"
     attempt: int = 0
     last_rule: str = ""
     """Rule of the latest verdict, such as L4, by which a platform told us how to send it next time."""
@@ -97,7 +98,7 @@ def next_try(attempt: int, now: datetime, wait: timedelta | None, jitter: float)
 
     `jitter` is a random number from 0 to 1; `attempt` counts from 1.
     """
-    ceiling = min(CAP, FLOOR * (2 ** min(attempt, 10)))
+    ceiling = min(CAP, FLOOR * 2.0 ** min(attempt, 10))
     delay = FLOOR + (ceiling - FLOOR) * jitter
     return now + max(delay, wait or timedelta(0))
 
@@ -105,3 +106,35 @@ def next_try(attempt: int, now: datetime, wait: timedelta | None, jitter: float)
 def room(sent: Sequence[datetime], now: datetime, per_minute: int) -> int:
     """Requests that may still leave within any 60 s, given when earlier ones left."""
     return per_minute - sum(1 for at in sent if now - at < timedelta(seconds=60))
+
+
+def judge(row: DayRow, found: ReadBack, now: datetime, absent_after: timedelta) -> Verdict | None:
+    """What a read-back means for an unclear or accepted row; None: look again later.
+
+    Nothing at the platform is believed only `absent_after` the request, for a platform may store what it took later.
+    """
+    if isinstance(found, Unknown):
+        return found.verdict
+    if isinstance(found, Missing):
+        if row.claimed_at is not None and now - row.claimed_at < absent_after:
+            return None
+        return Verdict("due", "absent", "the platform holds nothing for this day; it is sent again")
+    both = ((row.period_wh, found.period_wh), (row.total_wh, found.total_wh))
+    told = [(ours, theirs) for ours, theirs in both if theirs is not None]
+    if not told:
+        return None
+    if all(ours == theirs for ours, theirs in told):
+        return Verdict("confirmed", "read-back")
+    differences = ", ".join(f"{theirs} Wh there, {ours} Wh here" for ours, theirs in told if ours != theirs)
+    return Verdict(
+        "held",
+        "differs",
+        f"the platform holds another value: {differences}",
+        remedy="Compare with: heliograph explain. A stored day is never overwritten; ask the platform to correct it.",
+    )
+
+
+def next_look(claimed_at: datetime | None, now: datetime) -> datetime:
+    """When to ask again about a row: after 60 s, then doubling up to 15 min, reckoned from its age."""
+    age = now - claimed_at if claimed_at is not None else FLOOR
+    return now + min(CAP, max(FLOOR, age))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,7 +82,7 @@ class Connection:
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._database.conn.executemany(sql, rows)
 
-    def rows(self, sql: str, arguments: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+    def rows(self, sql: str, arguments: Sequence[Any] = ()) -> Generator[dict[str, Any], None, None]:
         """Rows one by one, under the lock until exhausted or closed."""
         with self.lock:
             try:

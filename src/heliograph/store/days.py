@@ -9,6 +9,7 @@ from typing import Any, cast
 from heliograph import __version__
 from heliograph.core.daily import Border, Day, Held
 from heliograph.core.errors import StoreError
+from heliograph.core.site import Report
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
 from heliograph.store.outbox import Outbox
@@ -58,8 +59,8 @@ class Days:
         with self._db.writing():
             self._insert_border(meter, border)
 
-    def close(self, day: Day, now: datetime, uplinks: Mapping[str, str]) -> None:
-        """A closed day, its closing border and an outbox row per uplink (name -> remote id), together."""
+    def close(self, day: Day, now: datetime, reports: Sequence[Report]) -> None:
+        """A closed day, its closing border and an outbox row for each uplink, together."""
         if day.opening.id is None:
             raise StoreError(f"{day.meter} {day.day}: the opening border is not stored", hint="Report this.")
         with self._db.writing():
@@ -79,8 +80,8 @@ class Days:
                     __version__,
                 ),
             )
-            for uplink, remote_id in uplinks.items():
-                self._outbox.queue(uplink, day.meter, remote_id, now)
+            for report in reports:
+                self._outbox.queue(day.meter, report, now)
 
     def hold(self, held: Sequence[Held], closing: Border, now: datetime) -> None:
         """Days without a figure, and the next border that is known: the running total goes on behind them."""
@@ -132,6 +133,10 @@ class Days:
             [meter, meter, first.isoformat(), last.isoformat()],
         )
         return [self._day(row) for row in rows]
+
+    def latest(self, meter: str) -> Day | None:
+        rows = self._db.all(self._DAY + " WHERE meter.name = ? ORDER BY day.day DESC LIMIT 1", [meter])
+        return self._day(rows[0]) if rows else None
 
     def one(self, meter: str, day: date) -> Day | None:
         return next(iter(self.all(meter, first=day, last=day)), None)

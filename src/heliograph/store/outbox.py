@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, cast
 
 from heliograph.core.delivery import FOLLOWS, DayRow, Parcel, State, Verdict
 from heliograph.core.errors import StoreError
+from heliograph.core.site import Report
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
 from heliograph.store.readings import Readings
@@ -20,15 +21,23 @@ class Outbox:
         self._readings = readings
         self._journal = journal
 
-    def queue(self, uplink: str, meter: str, remote_id: str, now: datetime) -> int:
+    def queue(self, meter: str, report: Report, now: datetime) -> int:
         """Rows for closed days of a meter that have none yet: a day just closed, or all when an uplink is added."""
         with self._db.writing():
             cursor = self._db.execute(
                 "INSERT INTO outbox (uplink, day, meter, date, remote_id, state, due, changed)"
-                " SELECT ?, day.id, day.meter, day.day, ?, 'due', ?, ? FROM day"
-                " WHERE day.meter = ? AND NOT EXISTS (SELECT 1 FROM outbox WHERE uplink = ? AND outbox.day = day.id)"
+                " SELECT ?, day.id, day.meter, day.day, ?, 'due', border.at + ?, ? FROM day"
+                " JOIN border ON border.id = day.closing WHERE day.meter = ? AND NOT EXISTS"
+                " (SELECT 1 FROM outbox WHERE uplink = ? AND outbox.day = day.id)"
                 " ORDER BY day.day",
-                (uplink, remote_id, micros(now), micros(now), self._readings.meter_id(meter), uplink),
+                (
+                    report.uplink,
+                    report.remote_id,
+                    report.offset // timedelta(microseconds=1),
+                    micros(now),
+                    self._readings.meter_id(meter),
+                    report.uplink,
+                ),
             )
             return cursor.rowcount
 
@@ -50,6 +59,7 @@ class Outbox:
             moment(row["end_at"]),
             row["period_wh"],
             row["total_wh"],
+            row["state"],
             row["attempt"],
             row["rule"],
             row["process_id"],
@@ -96,6 +106,18 @@ class Outbox:
             [uplink, state, micros(now), limit],
         )
         return [self._row(row) for row in rows]
+
+    def confirmed(self, uplink: str, first: date) -> dict[str, list[DayRow]]:
+        """Confirmed rows from a day on, by meter."""
+        rows = self._db.all(
+            self._ROW + " WHERE outbox.uplink = ? AND outbox.state = 'confirmed' AND outbox.date >= ?"
+            " ORDER BY outbox.meter, outbox.date",
+            [uplink, first.isoformat()],
+        )
+        found: dict[str, list[DayRow]] = {}
+        for row in rows:
+            found.setdefault(row["meter_name"], []).append(self._row(row))
+        return found
 
     def claim(self, uplink: str, parcel: Parcel, now: datetime, look: datetime) -> int:
         """On the card before the first byte leaves: from here on the rows are unclear until evidence says more."""
@@ -183,6 +205,20 @@ class Outbox:
             "process_id": row["process_id"],
             "claim": row["claim"],
         }
+
+    def oldest_open(self, uplink: str) -> date | None:
+        row = self._db.one(
+            "SELECT min(date) AS date FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')", [uplink]
+        )
+        return date.fromisoformat(row["date"]) if row and row["date"] else None
+
+    def trouble(self, uplink: str) -> dict[str, Any] | None:
+        """The newest row that was refused, or failed and waits: what a person should read first."""
+        return self._db.one(
+            "SELECT state, rule, answer, remedy FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
+            " AND rule <> '' ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
+            [uplink],
+        )
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows per uplink and state."""

@@ -187,11 +187,14 @@ class Readings:
         return self._reading(row) if row else None
 
     def around(self, meter: str, at: datetime) -> tuple[Index | None, Index | None, str]:
-        """The last good index at or before `at`, the first one after it, and the newest doubt between them."""
+        """The last good index at or before `at`, the first one after it, and a doubt between them.
+
+        Readings on an untrusted clock are passed by: nobody knows on which side of midnight they lie.
+        """
         after: Index | None = None
         doubt = ""
         for reading in self.back(meter):
-            if not reading.good or reading.id is None or reading.index_wh is None:
+            if not (reading.good and reading.moment.trusted) or reading.id is None or reading.index_wh is None:
                 doubt = doubt or reading.doubt
                 continue
             index = Index(reading.moment.at, reading.index_wh, reading.id)

@@ -1,0 +1,235 @@
+"""The only place where concrete classes are chosen: from a checked configuration to meters, buses, uplinks and store."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heliograph import library, settings
+from heliograph.clock import SystemClock
+from heliograph.core.errors import ConfigError, StoreError
+from heliograph.core.quantity import find
+from heliograph.core.registers import MeterMap, Register, Timing
+from heliograph.core.site import Meter, Report, spread_offset
+from heliograph.ports import Bus, Clock, Uplink
+from heliograph.settings import BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
+from heliograph.work.close_days import Rules
+
+if TYPE_CHECKING:
+    from heliograph.store import Store
+
+
+@dataclass(frozen=True)
+class App:
+    """A site that has been checked and can be run, read or asked about."""
+
+    config: Config
+    clock: Clock
+    meters: tuple[Meter, ...]
+    maps: tuple[library.LoadedMap, ...]
+    """The map of each meter, in the same order."""
+    rules: Rules
+
+    @property
+    def data_dir(self) -> Path:
+        return self.config.settings.site.data_dir
+
+    @property
+    def socket(self) -> Path:
+        """Where a running daemon answers."""
+        return self.data_dir / "heliograph.sock"
+
+    def bus_settings(self, bus: str) -> BusSettings:
+        return next(one for one in self.config.settings.bus if one.id == bus)
+
+    def open_bus(self, bus: str) -> Bus:
+        from heliograph.bus.modbus import open_bus
+
+        return open_bus(self.bus_settings(bus).url)
+
+    def uplinks(self) -> list[Uplink]:
+        """Every uplink that is set up, with its token source; nothing is sent by making one."""
+        found: list[Uplink] = []
+        if (redex := self.config.settings.uplink.redex) is not None:
+            found.append(_redex(redex, self.clock))
+        if (drec := self.config.settings.uplink.drec) is not None:
+            found.append(_drec(drec, self.clock))
+        return found
+
+    def per_minute(self, uplink: str) -> int:
+        found: RedexSettings | DrecSettings = getattr(self.config.settings.uplink, uplink)
+        return found.per_minute
+
+    def reader(self) -> Store:
+        from heliograph.store import Store
+
+        return Store.reader(self.data_dir)
+
+    @contextmanager
+    def writer(self) -> Iterator[Store]:
+        """The store, for the one process that may write it: held by a lock for as long as it is open."""
+        from heliograph.store import Store
+
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"{self.data_dir} cannot be used: {error.strerror}",
+                hint="Create it and give it to the service's user, or change site.data_dir.",
+            ) from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"another heliograph is running on {self.data_dir}",
+                    hint="Ask it instead (heliograph status), or stop it: systemctl stop heliograph",
+                ) from error
+            store = Store.writer(self.data_dir)
+            try:
+                self._introduce(store)
+                yield store
+            finally:
+                store.close()
+        finally:
+            os.close(handle)
+
+    def _introduce(self, store: Store) -> None:
+        """Tells the store which site, boot, maps and meters there are, and queues days an added uplink has missed."""
+        site, now = self.config.settings.site, self.clock.now()
+        store.readings.begin(site.id, site.timezone, self.clock.boot_id, now)
+        for meter, loaded in zip(self.meters, self.maps, strict=True):
+            store.readings.know_map(loaded.digest, loaded.map.name, loaded.text)
+            store.readings.know_meter(meter.id, meter.production)
+            for report in meter.reports:
+                store.outbox.queue(meter.id, report, now)
+
+
+def load(path: Path, clock: Clock | None = None) -> App:
+    """Checks a configuration with everything it names: maps, counters, secrets. Raises ConfigError (exit code 78)."""
+    config = settings.load(path)
+    loaded = [_map(config, number) for number in range(len(config.settings.meter))]
+    meters = tuple(_meter(config, number, one) for number, one in enumerate(loaded))
+    _check_units(config, meters)
+    _check_secrets(config)
+    close = config.settings.close
+    rules = Rules(config.settings.zone, close.after, close.max_estimated, close.on_gap)
+    return App(config, clock or SystemClock(config.settings.clock.trust), meters, tuple(loaded), rules)
+
+
+def _map(config: Config, number: int) -> library.LoadedMap:
+    meter = config.settings.meter[number]
+    if meter.map not in library.names():
+        import difflib
+
+        near = difflib.get_close_matches(meter.map, library.names(), 1)
+        hint = f"Did you mean {near[0]}?" if near else "Maps: heliograph map list"
+        raise config.error(("meter", number, "map"), f"meter {meter.id}: there is no map {meter.map}", hint)
+    return library.load(meter.map)
+
+
+def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
+    one, site = config.settings.meter[number], config.settings.site
+    bus = next(bus for bus in config.settings.bus if bus.id == one.bus)
+    production = _production(config, number, loaded.map)
+    if loaded.map.status == "unverified" and one.report_as and not one.accept_unverified_map:
+        raise config.error(
+            ("meter", number, "map"),
+            f"meter {one.id}: the map {one.map} was never checked against a device, and figures would be delivered from it",
+            "Compare `heliograph read` with the display, then set accept_unverified_map = true (or leave out report_as).",
+        )
+    unit = loaded.map.unit if one.unit is None else one.unit
+    reports = tuple(
+        Report(uplink, name, spread_offset(site.id, uplink, _spread(config, uplink)))
+        for uplink, name in one.report_as.items()
+    )
+    return Meter(
+        id=one.id,
+        bus=one.bus,
+        unit=unit,
+        map=_adjusted(loaded.map, one),
+        map_digest=loaded.digest,
+        production=production,
+        rated_kw=one.rated_kw,
+        timing=_timing(loaded.map.timing, bus),
+        every=bus.every,
+        store_every=max(bus.store_every, bus.every),
+        baseline_wh=int((Decimal(str(one.baseline_kwh)) * 1000).to_integral_value()),
+        serial=one.serial,
+        factors=tuple(sorted(one.factors.items())),
+        reports=reports,
+    )
+
+
+def _spread(config: Config, uplink: str) -> timedelta:
+    found: RedexSettings | DrecSettings = getattr(config.settings.uplink, uplink)
+    return found.spread
+
+
+def _production(config: Config, number: int, map: MeterMap) -> str:
+    """The counter that is production here; it must exist, count energy, and never fall in normal life."""
+    one = config.settings.meter[number]
+    place = ("meter", number, "production" if one.production else "map")
+    usable = [r.quantity for r in map.registers if _counts(r)]
+    name = one.production or map.production
+    if name is None:
+        raise config.error(place, f"meter {one.id}: which counter is production?", f"Counters: {', '.join(usable)}")
+    if name not in usable:
+        known = map.register(name) is not None
+        reason = "may fall in normal life, so it cannot be production" if known else "is not in the map"
+        raise config.error(place, f"meter {one.id}: {name} {reason}", f"Counters of {map.name}: {', '.join(usable)}")
+    return name
+
+
+def _counts(register: Register) -> bool:
+    quantity = find(register.quantity)
+    return quantity is not None and quantity.unit == "Wh" and register.monotonic is True
+
+
+def _adjusted(map: MeterMap, one: MeterSettings) -> MeterMap:
+    return replace(map, order=one.order) if one.order else map
+
+
+def _timing(timing: Timing, bus: BusSettings) -> Timing:
+    """The map's timing with what the bus says instead."""
+    if bus.timeout is not None:
+        timing = replace(timing, timeout=bus.timeout.total_seconds())
+    if bus.pause is not None:
+        timing = replace(timing, pause=bus.pause.total_seconds())
+    return replace(timing, retries=bus.retries) if bus.retries is not None else timing
+
+
+def _check_units(config: Config, meters: tuple[Meter, ...]) -> None:
+    seen: dict[tuple[str, int], str] = {}
+    for number, meter in enumerate(meters):
+        other = seen.setdefault((meter.bus, meter.unit), meter.id)
+        if other != meter.id:
+            raise config.error(
+                ("meter", number, "unit"),
+                f"meters {other} and {meter.id} are both unit {meter.unit} on bus {meter.bus}",
+                "Two devices with one unit id answer at once. Give each its own, in the device and here.",
+            )
+
+
+def _check_secrets(config: Config) -> None:
+    """Every secret that is named must be there before anything starts; its text is not kept."""
+    for name in settings.PLATFORMS:
+        uplink: RedexSettings | DrecSettings | None = getattr(config.settings.uplink, name)
+        if uplink is None:
+            continue
+        places = [("token", uplink.token)] if uplink.token else []
+        if uplink.login is not None:
+            places = [("login", getattr(uplink.login, field)) for field in type(uplink.login).model_fields]
+        for key, secret in places:
+            try:
+                _secret(secret).read()
+            except ConfigError as error:
+                raise config.error(("uplink", name, key), error.message, error.hint) from error

@@ -1,0 +1,86 @@
+"""What several verbs share: where the configuration is, how data is printed, how the running daemon is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from heliograph.core.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from heliograph.app import App
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--config", "config", type=click.Path(path_type=Path, dir_okay=False), help="The site's configuration."
+    )(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print data for scripts; its fields are a promise.")(
+        command
+    )
+
+
+def app_of(config: Path | None) -> App:
+    """The checked site named by --config, before or behind the verb."""
+    from heliograph import app
+
+    path: Path = config or click.get_current_context().find_root().obj
+    return app.load(path)
+
+
+def print_json(value: Any) -> None:
+    def plain(one: Any) -> Any:
+        if isinstance(one, datetime):
+            return one.isoformat().replace("+00:00", "Z")
+        if isinstance(one, date | Path):
+            return str(one)
+        raise TypeError(f"{type(one).__name__} has no JSON form")
+
+    click.echo(json.dumps(value, default=plain, ensure_ascii=False, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
+    """An aligned table on stdout; columns named in `right` hold figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    numbers = set(right)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def a_day(text: str, zone_today: date) -> date:
+    """2026-03-14, today or yesterday."""
+    from datetime import timedelta
+
+    named = {"today": zone_today, "yesterday": zone_today - timedelta(days=1)}
+    if text in named:
+        return named[text]
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text} is not a day", hint="Write 2026-03-14, today or yesterday.") from error
+
+
+def a_meter(app: App, name: str) -> str:
+    """The id of a configured meter, or an error that names the nearest."""
+    import difflib
+
+    ids = [meter.id for meter in app.meters]
+    if name not in ids:
+        near = difflib.get_close_matches(name, ids, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Meters: {', '.join(ids)}"
+        raise ConfigError(f"there is no meter {name}", hint=hint)
+    return name

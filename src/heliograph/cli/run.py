@@ -1,0 +1,43 @@
+"""heliograph run: the gateway itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from heliograph.cli.options import app_of, config_option
+
+
+@click.command("run", help="Poll, close days, deliver, until stopped.")
+@config_option
+@click.option("--log", "level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def command(config: Path | None, level: str) -> int:
+    from heliograph import control
+    from heliograph.daemon import Daemon, notify
+    from heliograph.logs import set_up
+
+    set_up(level)
+    app = app_of(config)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    with app.writer() as store:
+        daemon = Daemon(app, store)
+        daemon.start()
+        answering = control.Control(app.socket, daemon.answer)
+        notify("READY=1")
+        watchdog = float(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
+        while not stop.wait(watchdog or None):
+            if daemon.healthy():
+                notify("WATCHDOG=1")
+        notify("STOPPING=1")
+        answering.close()
+        daemon.stop()
+    sys.stdout.flush()
+    # A thread that still waits for a platform must not hold up the end: everything is committed and closed.
+    os._exit(0)

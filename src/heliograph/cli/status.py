@@ -1,0 +1,64 @@
+"""heliograph status: the site at a glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from heliograph.cli.options import app_of, config_option, json_option, print_json, print_table
+from heliograph.core.figures import kwh
+
+
+@click.command("status", help="Show the site at a glance; exit 1 when something needs attention.")
+@config_option
+@json_option
+def command(config: Path | None, as_json: bool) -> int:
+    from heliograph import control
+    from heliograph.work.health import as_json as plain
+    from heliograph.work.health import health
+
+    app = app_of(config)
+    seen: dict[str, Any] | None = control.ask(app.socket, "/api/v1/status")
+    if seen is None:
+        store = app.reader()
+        seen = plain(health(app.config.settings.site.id, app.meters, store, app.clock, app.rules))
+        seen["alarms"].insert(0, "The gateway is not running; this is what it stored last. Start it: heliograph run")
+    if as_json:
+        print_json(seen)
+        return 1 if seen["alarms"] else 0
+    running = "running" if seen["running"] else "NOT running"
+    clock = "clock synchronised" if seen["clock_trusted"] else "CLOCK NOT SYNCHRONISED"
+    click.echo(f"{seen['site']}  {running}, {clock}, heliograph {seen['software']}, zone {seen['timezone']}")
+    print_table(
+        ("meter", "state", "last reading (UTC)", "counter kWh", "today kWh", "total kWh", "last day", "kWh"),
+        [
+            (
+                meter["id"],
+                meter["state"],
+                (meter["last_at"] or "never")[:19].replace("T", " "),
+                _kwh(meter["index_wh"]),
+                _kwh(meter["today_wh"]),
+                _kwh(meter["total_wh"]),
+                meter["last_day"] or "-",
+                _kwh(meter["last_day_wh"]),
+            )
+            for meter in seen["meters"]
+        ],
+        right=("counter kWh", "today kWh", "total kWh", "kWh"),
+    )
+    for uplink in seen["uplinks"]:
+        rows = ", ".join(f"{count} {state}" for state, count in sorted(uplink["rows"].items())) or "nothing to send yet"
+        click.echo(f"{uplink['name']}: {rows}" + (f"; {uplink['trouble']}" if uplink["trouble"] else ""))
+    if seen["held"] or seen["missing"]:
+        click.echo(f"days: {seen['held']} held, {seen['missing']} missing (heliograph days)")
+    for alarm in seen["alarms"]:
+        click.echo(f"! {alarm}")
+    if not seen["alarms"]:
+        click.echo("All right.")
+    return 1 if seen["alarms"] else 0
+
+
+def _kwh(wh: int | None) -> str:
+    return "-" if wh is None else kwh(wh)

@@ -1,0 +1,49 @@
+"""The site as values: which meters there are and to whom they report."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+from heliograph.core.registers import MeterMap, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One uplink a meter reports to. `offset` spreads the nightly push of a fleet; it is stable per site."""
+
+    uplink: str
+    remote_id: str
+    offset: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter with its map, as the site has set it up. Durations in `timing` include the bus' overrides."""
+
+    id: str
+    bus: str
+    unit: int
+    map: MeterMap
+    map_digest: str
+    production: str
+    rated_kw: float
+    timing: Timing
+    every: timedelta
+    store_every: timedelta
+    baseline_wh: int = 0
+    serial: str | None = None
+    factors: tuple[tuple[str, float], ...] = ()
+    reports: tuple[Report, ...] = ()
+
+    @property
+    def cadence(self) -> timedelta:
+        """Longest distance between two stored readings that still counts as continuous."""
+        return 3 * max(self.every, self.store_every)
+
+
+def spread_offset(site: str, uplink: str, spread: timedelta) -> timedelta:
+    """The same for one site and uplink for ever, even over a fleet: its name's hash, not chance."""
+    digest = hashlib.sha256(f"{site}/{uplink}".encode()).digest()
+    return spread * int.from_bytes(digest[:4], "big") / 2**32

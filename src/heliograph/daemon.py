@@ -1,0 +1,170 @@
+"""When things happen: one job per bus, and closing, delivering, reconciling and pruning beside them."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor as Executor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from heliograph.app import App
+from heliograph.core.errors import HeliographError
+from heliograph.ports import Uplink
+from heliograph.work.close_days import close_days
+from heliograph.work.deliver import Pace, deliver
+from heliograph.work.health import Live, as_json, health
+from heliograph.work.poll import Line, poll
+from heliograph.work.prune import prune
+from heliograph.work.reconcile import reconcile
+
+if TYPE_CHECKING:
+    from heliograph.store import Store
+
+log = structlog.get_logger()
+
+CLOSE_EVERY = timedelta(minutes=1)
+DELIVER_EVERY = timedelta(seconds=15)
+RECONCILE_EVERY = timedelta(days=7)
+PRUNE_EVERY = timedelta(hours=1)
+# Least real time between two runs of a job, for rehearsals whose clock runs fast.
+SHORTEST = 0.05
+STOP_WITHIN = 4.0
+
+
+class Daemon:
+    """A running site. The store is open and locked for as long as it lives."""
+
+    def __init__(self, app: App, store: Store) -> None:
+        self.app = app
+        self.store = store
+        self.live = Live()
+        self.stopping = threading.Event()
+        self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
+        self.uplinks = app.uplinks()
+        self.paces = {uplink.name: Pace(app.per_minute(uplink.name)) for uplink in self.uplinks}
+        self._beats: dict[str, float] = {}
+        self._scheduler = BackgroundScheduler(
+            executors={
+                # A bus that hangs holds up no other and none of the work beside it.
+                "default": Executor(2 + len(self.uplinks)),
+                **{line.bus_id: Executor(1) for line in self.lines},
+            },
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone="UTC",
+        )
+
+    def _line(self, bus: str) -> Line:
+        meters = [meter for meter in self.app.meters if meter.bus == bus]
+        settings = self.app.bus_settings(bus)
+        return Line(bus, settings.url, meters, lambda: self.app.open_bus(bus))
+
+    def start(self) -> None:
+        for line in self.lines:
+            every = self.app.bus_settings(line.bus_id).every
+            self._add(line.bus_id, every, lambda line=line: self._poll(line), executor=line.bus_id)
+        self._add("close", CLOSE_EVERY, self._close)
+        for uplink in self.uplinks:
+            self._add(f"deliver {uplink.name}", DELIVER_EVERY, lambda uplink=uplink: self._deliver(uplink))
+            self._add(
+                f"reconcile {uplink.name}", RECONCILE_EVERY, lambda uplink=uplink: self._reconcile(uplink), later=True
+            )
+        self._add("prune", PRUNE_EVERY, self._prune, later=True)
+        self._scheduler.start()
+        log.info(
+            "started", site=self.app.config.settings.site.id, meters=len(self.app.meters), data=str(self.app.data_dir)
+        )
+
+    def _add(
+        self, name: str, every: timedelta, job: Callable[[], None], *, executor: str = "default", later: bool = False
+    ) -> None:
+        seconds = max(every.total_seconds() / self.app.clock.rate, SHORTEST)
+        first = {} if later else {"next_run_time": datetime.now(UTC)}
+        guarded = lambda: self._guarded(name, job)  # noqa: E731 (a partial would hide the name in tracebacks)
+        self._scheduler.add_job(guarded, "interval", seconds=seconds, id=name, name=name, executor=executor, **first)
+
+    def _guarded(self, name: str, job: Callable[[], None]) -> None:
+        """The outer edge of a job: whatever happens in it stops nothing else."""
+        if self.stopping.is_set():
+            return
+        try:
+            job()
+        except HeliographError as error:
+            log.error("job_failed", job=name, error=str(error), hint=error.hint)
+        except Exception:
+            log.exception("job_crashed", job=name)
+        self._beats[name] = time.monotonic()
+
+    def _poll(self, line: Line) -> None:
+        poll(line, self.store, self.app.clock, self.app.rules.zone, self.live, self.stopping.is_set)
+
+    def _close(self) -> None:
+        close_days(self.app.meters, self.store, self.app.clock, self.app.rules)
+
+    def _deliver(self, uplink: Uplink) -> None:
+        pace = self.paces[uplink.name]
+        deliver(uplink, self.store, self.app.clock, pace, random.random)
+        now = self.app.clock.now()
+        paused = pace.paused_until is not None and now < pace.paused_until
+        self.live.pauses[uplink.name] = f"paused until {pace.paused_until:%H:%M} UTC: {pace.reason}" if paused else ""
+
+    def _reconcile(self, uplink: Uplink) -> None:
+        reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name])
+
+    def _prune(self) -> None:
+        retention = self.app.config.settings.retention
+        prune(self.store, self.app.clock, retention.fine, retention.hourly)
+
+    def answer(self, path: str) -> Any:
+        """What the control socket says."""
+        parts = [part for part in path.partition("?")[0].split("/") if part]
+        if parts == ["api", "v1", "status"]:
+            settings = self.app.config.settings
+            return as_json(
+                health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
+            )
+        if len(parts) == 4 and parts[:3] == ["api", "v1", "meters"] and parts[3] in self.live.values:
+            at = self.live.at[parts[3]].isoformat().replace("+00:00", "Z")
+            return {"meter": parts[3], "at": at, "values": dict(self.live.values[parts[3]])}
+        raise KeyError(path)
+
+    def healthy(self) -> bool:
+        """Every bus job came round lately; what the watchdog is fed with."""
+        now = time.monotonic()
+        for line in self.lines:
+            every = self.app.bus_settings(line.bus_id).every.total_seconds() / self.app.clock.rate
+            if now - self._beats.get(line.bus_id, now) > max(60.0, 10 * every):
+                return False
+        return True
+
+    def stop(self) -> None:
+        """Lets running rounds finish and commit, for a few seconds at most; what was claimed stays claimed."""
+        self.stopping.set()
+        self._scheduler.remove_all_jobs()
+        # A request may take a minute to time out: its row is unclear on disk already, so nothing has to wait for it.
+        ending = threading.Thread(target=self._scheduler.shutdown, name="stop", daemon=True)
+        ending.start()
+        ending.join(STOP_WITHIN)
+        for uplink in self.uplinks:
+            uplink.close()
+        for line in self.lines:
+            line.close()
+        if ending.is_alive():
+            log.warning("stop_forced", hint="A request was under way; it is read back at the next start.")
+        log.info("stopped")
+
+
+def notify(state: str) -> None:
+    """sd_notify(3): tells systemd READY=1, WATCHDOG=1, STOPPING=1; without systemd it does nothing."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,94 @@
+"""Closes local days: finds the border at each midnight, makes the day, and queues it, all in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from heliograph.core import daily
+from heliograph.core.daily import Border, Day, Gap, Held, OnGap
+from heliograph.core.errors import HeliographError
+from heliograph.core.figures import kwh
+from heliograph.core.site import Meter
+from heliograph.ports import Clock
+from heliograph.store import Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    zone: ZoneInfo
+    after: timedelta
+    max_estimated: timedelta
+    on_gap: OnGap
+
+
+def close_days(meters: Sequence[Meter], store: Store, clock: Clock, rules: Rules) -> None:
+    """Closes what can be closed now. On an untrusted clock nothing is; one meter's trouble stops no other."""
+    if not clock.trusted():
+        return
+    for meter in meters:
+        try:
+            while _close_next(meter, store, clock.now(), rules):
+                pass
+        except HeliographError as error:
+            log.error("close_failed", meter=meter.id, error=error.message, hint=error.hint)
+
+
+def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool:
+    """Closes the next day of a meter, or holds the next few; False when nothing can be decided yet."""
+    opening = store.days.last_border(meter.id)
+    if opening is None:
+        return _commission(meter, store)
+    held: list[tuple[Held, Gap]] = []
+    for day in daily.days_between(opening.at, now - rules.after, rules.zone):
+        end = daily.end_of(day, rules.zone)
+        before, after, _ = store.readings.around(meter.id, end)
+        if before is None:
+            return False
+        found = daily.border(
+            end,
+            before,
+            after,
+            opening,
+            cadence=meter.cadence,
+            max_estimated=rules.max_estimated,
+            on_gap=rules.on_gap,
+        )
+        match found:
+            case Border() if held:
+                last = Held(meter.id, day, "held", held[-1][1].reason)
+                store.days.hold([*(entry for entry, _ in held), last], found, now)
+                log.warning("days_held", meter=meter.id, first=str(held[0][0].day), last=str(day), reason=last.reason)
+                return True
+            case Border() if found.method == "still" and before.reading <= opening.before:
+                missing = Held(meter.id, day, "missing", "no reading on this day; the counter had not moved after it")
+                store.days.hold([missing], found, now)
+                log.warning("day_missing", meter=meter.id, day=str(day))
+                return True
+            case Border():
+                closed = Day(meter.id, day, opening, found)
+                store.days.close(closed, now, meter.reports)
+                log.info("day_closed", meter=meter.id, day=str(day), kwh=kwh(closed.period_wh), how=found.method)
+                return True
+            case Gap():
+                held.append((Held(meter.id, day, "held", found.reason), found))
+            case _:
+                return False
+    return False
+
+
+def _commission(meter: Meter, store: Store) -> bool:
+    """The first good reading opens the first day; what the counter showed before it is not ours."""
+    first = store.readings.first_good(meter.id)
+    if first is None or first.index_wh is None or first.id is None:
+        return False
+    start = Border(first.moment.at, first.index_wh, meter.baseline_wh, "start", first.id, None)
+    store.days.commission(meter.id, start)
+    log.info("meter_commissioned", meter=meter.id, index_kwh=kwh(first.index_wh), total_kwh=kwh(meter.baseline_wh))
+    return True

@@ -1,0 +1,203 @@
+"""`Health`: the one snapshot that CLI, page and outputs show. An alarm is a line in it and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
+from typing import Any, Literal
+
+from heliograph import __version__
+from heliograph.core import daily, durations
+from heliograph.core.site import Meter
+from heliograph.ports import BusCounters, Clock
+from heliograph.store import Store
+from heliograph.work.close_days import Rules
+
+MeterState = Literal["ok", "stale", "doubtful", "never read"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterHealth:
+    id: str
+    bus: str
+    unit: int
+    map: str
+    state: MeterState
+    last_at: datetime | None
+    index_wh: int | None
+    """Production counter as last believed."""
+    today_wh: int | None
+    """Production since local midnight so far."""
+    total_wh: int | None
+    """Running total, baseline included."""
+    last_day: date | None
+    last_day_wh: int | None
+    doubt: str
+    error: str
+    """Latest failure of the meter while it lasts; known only to the running daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkHealth:
+    name: str
+    rows: Mapping[str, int]
+    """Days by state."""
+    oldest: date | None
+    """Oldest day that is not confirmed."""
+    trouble: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    site: str
+    timezone: str
+    software: str
+    at: datetime
+    running: bool
+    clock_trusted: bool
+    meters: tuple[MeterHealth, ...]
+    uplinks: tuple[UplinkHealth, ...]
+    held: int
+    missing: int
+    buses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    """What needs attention, in words, with the next step."""
+
+
+@dataclass
+class Live:
+    """What only the running daemon knows; nothing here is evidence."""
+
+    values: dict[str, Mapping[str, float | int | str]] = field(default_factory=dict)
+    at: dict[str, datetime] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    buses: dict[str, BusCounters] = field(default_factory=dict)
+    pauses: dict[str, str] = field(default_factory=dict)
+
+
+def health(
+    site: str, meters: Sequence[Meter], store: Store, clock: Clock, rules: Rules, live: Live | None = None
+) -> Health:
+    """The state of the site now, from the store alone; with `live`, what the daemon knows beside it."""
+    now = clock.now()
+    shown = tuple(_meter(meter, store, now, rules, live) for meter in meters)
+    held = store.days.held()
+    counts = store.outbox.counts()
+    names = sorted({report.uplink for meter in meters for report in meter.reports} | set(counts))
+    uplinks = tuple(_uplink(name, store, counts.get(name, {}), live) for name in names)
+    waiting = [entry for entry in held if entry.kind == "held"]
+    trusted = clock.trusted()
+    return Health(
+        site,
+        rules.zone.key,
+        __version__,
+        now,
+        live is not None,
+        trusted,
+        shown,
+        uplinks,
+        len(waiting),
+        len(held) - len(waiting),
+        {name: asdict(counters) for name, counters in (live.buses if live else {}).items()},
+        tuple(_alarms(shown, uplinks, len(waiting), trusted)),
+    )
+
+
+def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live | None) -> MeterHealth:
+    known = meter.id in store.readings.meters()
+    last = store.readings.last(meter.id) if known else None
+    good = store.readings.last_good(meter.id) if known else None
+    border = store.days.last_border(meter.id) if known else None
+    days = store.days.latest(meter.id) if known else None
+    error = live.errors.get(meter.id, "") if live else ""
+    last_at = good.moment.at if good else None
+    if live and meter.id in live.at and (last_at is None or live.at[meter.id] > last_at):
+        last_at = live.at[meter.id]
+    state: MeterState = "ok"
+    if last_at is None:
+        state = "never read"
+    elif last is not None and last.doubt:
+        state = "doubtful"
+    elif now - last_at > meter.cadence:
+        state = "stale"
+    index = good.index_wh if good else None
+    total = border.total_wh + index - border.index_wh if border and index is not None else None
+    today = None
+    if border and index is not None and border.at >= daily.start_of(daily.day_of(now, rules.zone), rules.zone):
+        today = index - border.index_wh
+    return MeterHealth(
+        meter.id,
+        meter.bus,
+        meter.unit,
+        meter.map.name,
+        state,
+        last_at,
+        index,
+        today,
+        total,
+        days.day if days else None,
+        days.period_wh if days else None,
+        last.doubt if last else "",
+        error,
+    )
+
+
+def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None) -> UplinkHealth:
+    trouble = store.outbox.trouble(name)
+    pause = live.pauses.get(name, "") if live else ""
+    return UplinkHealth(
+        name,
+        rows,
+        store.outbox.oldest_open(name),
+        pause or (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
+        trouble["remedy"] if trouble else "",
+    )
+
+
+def _alarms(meters: Sequence[MeterHealth], uplinks: Sequence[UplinkHealth], held: int, trusted: bool) -> list[str]:
+    found = []
+    if not trusted:
+        found.append(
+            "The clock is not synchronised: no day is closed or delivered. Check the network and NTP (timedatectl)."
+        )
+    for meter in meters:
+        if meter.state == "never read":
+            found.append(f"{meter.id} was never read. {meter.error or f'Try: heliograph read {meter.id}'}")
+        elif meter.state == "stale":
+            found.append(
+                f"{meter.id} has not answered since {meter.last_at:%Y-%m-%d %H:%M} UTC. {meter.error}".rstrip()
+            )
+        elif meter.state == "doubtful":
+            found.append(f"{meter.id}: {meter.doubt}. Look at: heliograph read {meter.id}")
+    if held:
+        found.append(f"{held} day{'s are' if held > 1 else ' is'} held. Why: heliograph days")
+    for uplink in uplinks:
+        if uplink.rows.get("rejected") or uplink.rows.get("held"):
+            count = uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0)
+            found.append(f"{uplink.name} has not taken {count} days: {uplink.trouble}. Look at: heliograph backlog")
+    return found
+
+
+def as_json(health: Health) -> dict[str, Any]:
+    """The fields are a promise: scripts read them."""
+
+    def plain(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: plain(inner) for key, inner in value.items()}
+            case list() | tuple():
+                return [plain(inner) for inner in value]
+            case datetime():
+                return value.isoformat().replace("+00:00", "Z")
+            case date():
+                return value.isoformat()
+            case _:
+                return value
+
+    return {key: plain(value) for key, value in asdict(health).items()}
+
+
+def age(at: datetime | None, now: datetime) -> str:
+    return "never" if at is None else f"{durations.shown(now - at)} ago"
