@@ -25,10 +25,12 @@ def of(word: str) -> list[str]:
     return [rest for name, rest in instructions() if name == word]
 
 
-def test_everything_it_copies_from_the_tree_exists() -> None:
+def test_everything_it_copies_from_the_tree_exists_and_reaches_the_builder() -> None:
     copies = [rest.split() for rest in of("COPY") if not rest.startswith("--from=")]
-    assert copies
-    assert [source for *sources, _ in copies for source in sources if not (ROOT / source).exists()] == []
+    copied = {source for *sources, _ in copies for source in sources}
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+    ignored = (ROOT / "deploy/Dockerfile.dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied != set()
 
 
 @pytest.mark.parametrize("line", of("RUN"))
