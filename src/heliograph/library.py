@@ -62,7 +62,7 @@ class Problem:
         return self.place.line
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+        return f"{self.place}: {self.message}" + (f". {self.hint}" if self.hint else "")
 
     def error(self) -> ConfigError:
         return ConfigError(self.message, hint=self.hint, path=self.place.path, line=self.place.line)
@@ -120,14 +120,18 @@ def find(name: str, local: Path | None = LOCAL) -> Path:
     """The file of a map, or a ConfigError that names the nearest one there is."""
     files = found(local)
     if name not in files:
-        raise ConfigError(f'there is no map "{name}"', hint=nearest_name(name, files, "heliograph map list shows all"))
+        raise ConfigError(
+            f'there is no map "{name}"', hint=nearest_name(name, files, "All of them: heliograph map list")
+        )
     return files[name]
 
 
 def nearest_name(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """A hint that names what was probably meant."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f'did you mean "{close[0]}"?' if close else otherwise
+    words = list(known)
+    close = [other for other in words if other.casefold() == word.casefold()]  # kwh means kWh, not kW
+    close = close or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f'Did you mean "{close[0]}"?' if close else otherwise
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -213,7 +217,7 @@ def _source(path: Path, local: Path | None, above: tuple[Path, ...]) -> _Source:
     above = (*above, path)
     files = found(None if parent == path.stem else local)  # a local map may extend the shipped one it hides
     if parent not in files:
-        hint = nearest_name(parent, files, "heliograph map list shows all")
+        hint = nearest_name(parent, files, "All of them: heliograph map list")
         raise MapFaults([Problem(own.place(("extends",)), f'it extends "{parent}", which does not exist', hint)])
     if files[parent] in above:
         raise MapFaults([Problem(own.place(("extends",)), f'it extends "{parent}", which extends it in turn')])
@@ -227,7 +231,7 @@ def _text(path: Path) -> str:
         raise MapFaults([Problem(Place(path), f"cannot be read: {exc.strerror}")]) from exc
     except UnicodeDecodeError as exc:
         line = exc.object[: exc.start].count(b"\n") + 1
-        raise MapFaults([Problem(Place(path, line), "is not UTF-8 text", "save it as UTF-8")]) from exc
+        raise MapFaults([Problem(Place(path, line), "is not UTF-8 text", "Save it as UTF-8.")]) from exc
 
 
 def _not_toml(path: Path, text: str, exc: tomllib.TOMLDecodeError) -> Problem:
@@ -322,7 +326,9 @@ def _unknown_durations(source: _Source) -> Iterator[Problem]:
     for key in DURATIONS:
         if key in timing and not isinstance(timing[key], _Seconds):
             yield Problem(
-                source.place(("timing", key)), f"{key} is no duration: {timing[key]}", 'write it with a unit, as "60ms"'
+                source.place(("timing", key)),
+                f"{key} is no duration: {timing[key]}",
+                'Write it with a unit, as "60ms".',
             )
             timing[key] = 0  # said once, here
 
@@ -359,13 +365,13 @@ def _fault(source: _Source, error: dict[str, Any]) -> Problem:
     cls, owner = _owner(outer)
     if error["type"] == "unexpected_keyword_argument":
         known = [f.name.rstrip("_") for f in dataclasses.fields(cls)]
-        hint = nearest_name(str(key), known, f"it may have: {', '.join(known)}")
+        hint = nearest_name(str(key), known, f"It may have: {', '.join(known)}")
         return Problem(place, f'{owner} has an unknown key "{key}"', hint)
     if error["type"] == "missing" and isinstance(key, str):
         return Problem(place, f'{owner} has no "{key}"')
     if error["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", error["ctx"]["expected"]) or [error["ctx"]["expected"]]
-        hint = nearest_name(str(error["input"]), choices, f"it may be: {', '.join(choices)}")
+        hint = nearest_name(str(error["input"]), choices, f"It may be: {', '.join(choices)}")
         return Problem(place, f'"{error["input"]}" is no {key}', hint)
     dotted = ".".join(str(part) for part in path if isinstance(part, str))
     return Problem(place, f"{dotted}: {error['msg'].removeprefix('Input ')}, not {json.dumps(error['input'])}")
@@ -387,10 +393,10 @@ def _header(loaded: LoadedMap) -> Iterator[Problem]:
     if not NAME.fullmatch(m.name) or m.name != loaded.path.stem:
         yield Problem(loaded.place("name"), f'it calls itself "{m.name}", its file "{loaded.path.stem}"')
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", m.version):
-        yield Problem(loaded.place("version"), f'version "{m.version}" is no date', 'as "2026-08-31"')
+        yield Problem(loaded.place("version"), f'version "{m.version}" is no date', 'Write it as "2026-08-31".')
     for key in ("source", "products"):
         if not getattr(m, key):
-            yield Problem(loaded.place(key), f"{key} is empty", "an auditor asks where the numbers come from")
+            yield Problem(loaded.place(key), f"{key} is empty", "An auditor will ask where the numbers come from.")
     if not m.registers:
         yield Problem(loaded.place("registers"), "it has no registers")
     for key, low, high in (("max_words", 1, MOST_WORDS), ("unit", 0, 255), ("port", 1, 65535)):
@@ -411,7 +417,7 @@ def _limits(loaded: LoadedMap) -> Iterator[Problem]:
         if first > last:
             yield Problem(loaded.place("no_gap", i), f"this range runs from 0x{first:04X} down to 0x{last:04X}")
     if m.no_gap and not m.read_gaps:
-        yield Problem(loaded.place("no_gap"), "no_gap without read_gaps has no effect", "no gap is read anyway")
+        yield Problem(loaded.place("no_gap"), "no_gap without read_gaps has no effect", "No gap is read anyway.")
 
 
 def _addresses(loaded: LoadedMap) -> Iterator[Problem]:
@@ -462,15 +468,19 @@ def _meanings(loaded: LoadedMap) -> Iterator[Problem]:
         place = loaded.place("registers", i)
         known = quantity.find(r.quantity)
         if known is None:
-            hint = nearest_name(r.quantity, quantity.names(), "core/quantity.py has the words we know")
+            hint = nearest_name(r.quantity, quantity.names(), "The words we know are in core/quantity.py.")
             yield Problem(place, f'there is no quantity "{r.quantity}"', hint)
             continue
         if r.unit not in quantity.UNITS:
-            hint = nearest_name(r.unit, quantity.UNITS, f"{known.name} is kept in {known.unit or 'no unit'}")
+            hint = nearest_name(
+                r.unit,
+                quantity.UNITS,
+                f"{known.name} is kept in {known.unit}." if known.unit else f"{known.name} has no unit.",
+            )
             yield Problem(place, f'there is no unit "{r.unit}"', hint)
         elif known.kind != "setting" and quantity.UNITS[r.unit][0] != known.unit:
             fitting = ", ".join(unit or '""' for unit, (kept, _) in quantity.UNITS.items() if kept == known.unit)
-            yield Problem(place, f'{r.quantity} cannot be in "{r.unit}"', f"it may be in: {fitting}")
+            yield Problem(place, f'{r.quantity} cannot be in "{r.unit}"', f"It may be in: {fitting}")
         if known.kind == "counter" and r.monotonic is None:
             yield Problem(place, f"{r.quantity} is a counter and does not say whether it is monotonic")
         if known.kind != "counter":
@@ -491,7 +501,7 @@ def _numbers(loaded: LoadedMap) -> Iterator[Problem]:
         place = loaded.place("registers", i)
         if r.order in ("CDAB", "DCBA") and (r.type == "text" or width(r) == 1):
             what = "text" if r.type == "text" else "one word"
-            yield Problem(place, f"{r.quantity} is {what}, {r.order} has no meaning there", "BADC swaps bytes")
+            yield Problem(place, f"{r.quantity} is {what}, {r.order} has no meaning there", "Swapped bytes are BADC.")
         if r.scale == 0:
             yield Problem(place, f"{r.quantity} is scaled by 0")
         if r.type == "text" and (r.scale != 1 or r.unit or r.times or r.range or r.scale_register is not None):
@@ -503,13 +513,13 @@ def _numbers(loaded: LoadedMap) -> Iterator[Problem]:
             yield Problem(place, f"{r.quantity}: the range {r.range[0]} to {r.range[1]} is empty")
         for name in r.times:
             if name not in factors:
-                hint = nearest_name(name, factors, "add its register, or name it in from_site")
+                hint = nearest_name(name, factors, "Add its register, or name it in from_site.")
                 yield Problem(place, f'{r.quantity} is multiplied by "{name}", which is not in this map', hint)
         if r.scale_register is not None and (m.function_of(r), r.model, r.scale_register) not in exponents:
             yield Problem(
                 place,
                 f"{r.quantity} is scaled by 0x{r.scale_register:04X}, which is no sunssf register of this map",
-                "same function and model, type sunssf",
+                "It needs a register of type sunssf, of the same function and model.",
             )
 
 
@@ -533,7 +543,7 @@ def _production(loaded: LoadedMap) -> Iterator[Problem]:
         hint = nearest_name(m.production, (r.quantity for r in m.registers))
         yield Problem(place, f'production is "{m.production}", which is no register of this map', hint)
     elif not may_be_production(r):
-        hint = f"it may be: {', '.join(r.quantity for r in m.registers if may_be_production(r))}"
+        hint = f"It may be: {', '.join(r.quantity for r in m.registers if may_be_production(r))}"
         yield Problem(place, f"production is {m.production}, which is no monotonic energy counter", hint)
 
 
@@ -600,7 +610,7 @@ def _evidence(loaded: LoadedMap) -> Iterator[Problem]:
             words = f"{r.quantity} is polled, but no vector shows how {r.type} {m.order_of(r)} is read"
         else:
             continue
-        yield Problem(loaded.place("registers", i), words, "add raw words and the value they show", blocks=False)
+        yield Problem(loaded.place("registers", i), words, "Add raw words and the value they show.", blocks=False)
 
 
 _RULES: tuple[Callable[[LoadedMap], Iterator[Problem]], ...] = (

@@ -39,12 +39,11 @@ def list_(local: Path, as_json: bool) -> None:
         print_json(rows)
         return
     print_table(
-        ("map", "status", "production", "polled", "all", "from", "fits"),
+        ("map", "status", "polled", "all", "from", "fits"),
         [
             (
                 row["name"],
                 row["status"],
-                row["production"] or "",
                 str(row["polled"]),
                 str(row["registers"]),
                 row["origin"],
