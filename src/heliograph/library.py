@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliograph.core import quantity
+from heliograph.core import durations, quantity
 from heliograph.core.decode import TYPES, Absent, addresses, value, width
 from heliograph.core.errors import ConfigError
 from heliograph.core.registers import Identity, Match, MeterMap, Register, SunSpec, Timing, Vector
@@ -295,8 +295,6 @@ def _moved(places: Mapping[TomlPath, Place], key: str, numbers: Mapping[int, int
 
 # --- what TOML says differently from core ----------------------------------------------------------------------------
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min)")
-_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "min": Decimal(60)}
 DURATIONS = tuple(f.name for f in dataclasses.fields(Timing) if f.type == "float")
 """The keys of [timing] that are written as "60ms" or "1.5s"."""
 NO_VALUE = "absent"
@@ -308,14 +306,14 @@ def _in_our_units(values: dict[str, Any]) -> None:
     timing = values.get("timing")
     if isinstance(timing, dict):
         for key in DURATIONS:
-            if isinstance(text := timing.get(key), str) and (m := _DURATION.fullmatch(text)):
-                timing[key] = _Seconds(Decimal(m[1]) * _SECONDS[m[2]])
+            if isinstance(text := timing.get(key), str) and re.match(durations.PATTERN, text):
+                timing[key] = _Seconds(durations.duration(text).total_seconds())
     for row in _rows(values, "vectors"):
         if isinstance(row, dict) and row.get("value") == NO_VALUE:
             row["value"] = None
 
 
-class _Seconds(Decimal):
+class _Seconds(float):
     """A duration that came with its unit; a bare number in the file does not become one."""
 
 
@@ -636,7 +634,7 @@ def map_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for name in DURATIONS:
         timing = definitions["Timing"]["properties"][name]
-        timing |= {"type": "string", "pattern": f"^{_DURATION.pattern}$", "default": _duration(timing["default"])}
+        timing |= {"type": "string", "pattern": durations.PATTERN, "default": _duration(timing["default"])}
     definitions["Vector"]["properties"]["value"]["anyOf"] = [{"type": "number"}, {"type": "string"}]
     definitions["Register"]["properties"]["unit"]["enum"] = list(quantity.UNITS)
     # The first alternative is what an editor offers, the second lets open families such as A_SF pass.
