@@ -35,7 +35,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "cli": WHOLE,
     **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "sandbox", "demo")},
     "rehearsal": {"core", "library"},  # never our own bus or uplink: a mistake made twice would look right
-    "rehearsal.demo": WHOLE,  # runs the product as a person would
+    "rehearsal.demo": WHOLE | {"store"},  # runs the product as a person would, then compares with what it stored
     "__main__": {"cli"},
 }
 

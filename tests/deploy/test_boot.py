@@ -1,0 +1,222 @@
+"""deploy/README.md followed word by word on a small Debian with a real systemd: installed, killed, hung, misled.
+
+It needs root, systemd-nspawn and what .ci/run prepares: an archive of a Debian root (HELIOGRAPH_TEST_ROOT) and a folder
+with the wheels of the README's step 1 (HELIOGRAPH_TEST_WHEELS). Nothing is fetched here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ARCHIVE, WHEELS = os.environ.get("HELIOGRAPH_TEST_ROOT"), os.environ.get("HELIOGRAPH_TEST_WHEELS")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("boot"),  # one machine, one test after the other
+    pytest.mark.skipif(not (ARCHIVE and WHEELS), reason="no Debian root and wheels at hand; .ci/run makes them"),
+]
+
+# Stands in for sudo and for the person at sudoedit. Exported, because README's lines run one by one.
+PERSON = """
+sudo() { if [ "$1" = -u ]; then runuser -u "$2" -- "${@:3}"; else "$@"; fi; }
+sudoedit() { cat /test/config.toml > "$1"; }
+apt() { :; }
+set -euo pipefail
+cd /test/tree
+"""
+
+# Two lines with one meter each; the serial one shows that the service may use a port of the group dialout and no other.
+CONFIG = """
+[site]
+id = "boot"
+timezone = "UTC"
+
+[[bus]]
+id = "network"
+url = "tcp://127.0.0.1:5020"
+every = "1s"
+
+[[bus]]
+id = "rs485"
+url = "serial:///run/meter/line?baudrate=9600"
+every = "1s"
+
+[[meter]]
+id = "roof"
+bus = "network"
+unit = 1
+map = "eastron-sdm630"
+rated_kw = 50
+
+[[meter]]
+id = "barn"
+bus = "rs485"
+unit = 1
+map = "eastron-sdm630"
+rated_kw = 50
+
+[clock]
+trust = "always"
+"""
+
+# Shorter waits than a roof needs.
+HURRY = "[Service]\nRestartSec=1\nWatchdogSec=6\n"
+
+SIMULATOR = """
+[Service]
+ExecStart=/opt/heliograph/bin/heliograph simulate --tcp 127.0.0.1:5020 --serial /run/meter/line
+ExecStartPost=/bin/sh -c 'until [ -e /run/meter/line ]; do sleep 0.1; done'
+ExecStartPost=chgrp dialout /run/meter/line
+ExecStartPost=chmod 660 /run/meter/line
+RuntimeDirectory=meter
+"""
+
+
+def until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Waits for something outside this process; the limit only bounds a failure."""
+    last = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < last, f"in vain: {what}"
+        time.sleep(0.2)
+
+
+class Machine:
+    """A booted Debian. Commands run in all its namespaces, as a person at its console would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        root = folder / "root"
+        root.mkdir()
+        subprocess.run(["tar", "-xf", str(ARCHIVE), "-C", root], check=True)
+        test = root / "test"
+        (test / "tree").mkdir(parents=True)
+        for name in ("config.example.toml", "systemd"):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, test / "tree" / name)
+            elif source.exists():
+                shutil.copy(source, test / "tree" / name)
+        shutil.copytree(str(WHEELS), test / "tree" / "dist")
+        (test / "config.toml").write_text(CONFIG)
+        (root / "etc/systemd/system/simulator.service").write_text(SIMULATOR)
+        hurry = root / "etc/systemd/system/heliograph.service.d"
+        hurry.mkdir(parents=True)
+        (hurry / "hurry.conf").write_text(HURRY)
+        self.console = (folder / "console").open("w")
+        command = ["systemd-nspawn", "--directory", str(root), "--register=no", "--keep-unit", "--private-network"]
+        self.host = subprocess.Popen(
+            [*command, "--boot", "--console=pipe"], stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console
+        )
+        until(self._booted, "systemd in the container")
+
+    def _booted(self) -> bool:
+        children = Path(f"/proc/{self.host.pid}/task/{self.host.pid}/children").read_text().split()
+        if not children:
+            return False
+        self.init = children[0]
+        seen = self.run("systemctl is-system-running", check=False).stdout.strip()
+        return seen in ("running", "degraded")  # udev has nothing to do here and may say so
+
+    def run(self, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = ["nsenter", "--target", self.init, "--all", "/bin/bash", "-c", PERSON + script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if check and done.returncode != 0:
+            log = self.run("journalctl --unit=heliograph --output=cat --lines=40", check=False).stdout
+            pytest.fail(f"{script}\n{done.stdout}{done.stderr}\n{log}")
+        return done
+
+    def show(self, name: str) -> str:
+        return self.run(f"systemctl show --property={name} --value heliograph").stdout.strip()
+
+    def status(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(
+            self.run("sudo -u heliograph heliograph status --json", check=False).stdout
+        )
+        return found
+
+    def end(self) -> None:
+        self.host.terminate()  # the container is shut down
+        try:
+            self.host.wait(20)
+        except subprocess.TimeoutExpired:
+            self.host.kill()
+            self.host.wait()
+        self.console.close()
+
+
+def steps() -> dict[int, str]:
+    """README's commands for a service, by the number of their step."""
+    text = (ROOT / "deploy/README.md").read_text()
+    (block,) = re.findall(r"## As a service\n.*?```sh\n(.*?)```", text, re.DOTALL)
+    found = re.split(r"^# (\d)\. .*\n", block, flags=re.MULTILINE)
+    return {0: found[0], **{int(number): lines for number, lines in zip(found[1::2], found[2::2], strict=True)}}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    machine = Machine(tmp_path_factory.mktemp("boot"))
+    try:
+        readme = steps()
+        machine.run("systemctl daemon-reload")
+        machine.run(readme[0])
+        machine.run(readme[2])
+        machine.run("systemctl start simulator")
+        machine.run(readme[3])
+        machine.run(readme[4])
+        yield machine
+    finally:
+        machine.end()
+
+
+def metering(machine: Machine) -> bool:
+    meters = machine.status()["meters"]
+    assert isinstance(meters, list)
+    return len(meters) == 2 and all(meter["state"] == "ok" and meter["last_at"] for meter in meters)
+
+
+def test_a_service_installed_as_the_readme_says_reads_its_meters(machine: Machine) -> None:
+    until(lambda: metering(machine), "readings of both meters")
+    assert machine.show("ActiveState") == "active"
+    assert machine.run(f"ps -o user= -p {machine.show('MainPID')}").stdout.strip() == "heliograph"
+
+
+def test_it_comes_back_when_it_is_killed(machine: Machine) -> None:
+    before = machine.show("MainPID")
+    machine.run(f"kill -KILL {before}")
+    until(lambda: machine.show("SubState") == "running" and machine.show("MainPID") != before, "a new process")
+    until(lambda: metering(machine), "readings after the restart")
+
+
+def test_it_comes_back_when_it_hangs(machine: Machine) -> None:
+    before = machine.show("MainPID")
+    machine.run(f"kill -STOP {before}")
+    until(lambda: machine.show("SubState") == "running" and machine.show("MainPID") != before, "a new process")
+    assert "watchdog" in machine.run("journalctl --unit=heliograph --output=cat").stdout.lower()
+
+
+def test_it_stops_within_5_seconds_and_without_complaint(machine: Machine) -> None:
+    began = time.monotonic()
+    machine.run("systemctl stop heliograph")
+    assert time.monotonic() - began < 5
+    assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("success", "0")
+    machine.run("systemctl start heliograph")
+
+
+def test_a_wrong_configuration_is_told_once_and_not_tried_again(machine: Machine) -> None:
+    machine.run("sed -i 's/timezone/timezon/' /etc/heliograph/config.toml")
+    machine.run("systemctl restart heliograph", check=False)
+    until(lambda: machine.show("ActiveState") == "failed", "the end of the service")
+    assert machine.show("ExecMainStatus") == "78"
+    assert "timezone" in machine.run("journalctl --unit=heliograph --output=cat --lines=20").stdout
+    machine.run("sed -i 's/timezon /timezone /' /etc/heliograph/config.toml && systemctl start heliograph")
+    until(lambda: metering(machine), "readings after the correction")
