@@ -293,6 +293,8 @@ U64 = (
         ("0x0048", '"0x0048"', '"0x0048"', 'registers.address: should be a valid integer, not "0x0048"'),
         ("0x0048", "true", "address = true", "registers.address: should be a valid integer, not true"),
         ("monotonic = true", "monotonic = 1", "monotonic = 1", "registers.monotonic: should be a valid boolean, not 1"),
+        ("scale = 0.1", "scale = nan", "0x0000", "registers.scale: should be a finite number"),
+        ("scale = 0.1", "scale = inf", "0x0000", "registers.scale: should be a finite number"),
         ("[0x0200, 0x02FF]", "[0x0200]", "no_gap", "no_gap: Field required"),
         ('"60ms"', "60", "timing.pause", "pause is no duration: 60. Write it with a unit"),
         ('"60ms"', '"60 parsecs"', "timing.pause", "pause is no duration: 60 parsecs"),

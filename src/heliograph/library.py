@@ -162,8 +162,9 @@ def read(path: Path, local: Path | None = LOCAL) -> LoadedMap:
     faults = [*_unknown_durations(source)]
     checked: MeterMap | None = None
     try:
-        # Through JSON, for only there strict means strict and arrays may be tuples.
-        checked = _adapter().validate_json(json.dumps(source.values, default=_plain), strict=True)
+        # Through JSON, for only there strict means strict and arrays may be tuples. A float is written as its
+        # shortest decimal, so 0.1 arrives as Decimal("0.1"); dates, which JSON lacks, as text.
+        checked = _adapter().validate_json(json.dumps(source.values, default=str), strict=True)
     except ValidationError as exc:
         faults += [_fault(source, dict(error)) for error in exc.errors()]
     if faults or checked is None:
@@ -176,11 +177,6 @@ def _adapter() -> TypeAdapter[MeterMap]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(MeterMap)
-
-
-def _plain(number: Any) -> Any:
-    """TOML has decimals and dates, JSON has neither; 17 digits of a float are more than any map needs."""
-    return float(number) if isinstance(number, Decimal) else str(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +201,7 @@ _TABLES = ("timing", "identity", "sunspec")
 def _source(path: Path, local: Path | None, above: tuple[Path, ...]) -> _Source:
     text = _text(path)
     try:
-        values: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
+        values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise MapFaults([_not_toml(path, text, exc)]) from exc
     places = {key: Place(path, line) for key, line in lines(text).items()}

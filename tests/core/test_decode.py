@@ -212,6 +212,14 @@ def test_two_decimals_survive_wherever_a_float32_can_hold_them(hundredths: int) 
     assert shortest_float32(struct.unpack(">f", f32(float(shown)))[0]) == shown
 
 
+@given(st.integers(1, 999_999), st.integers(-25, 25))
+@example(999_999, 4)
+@example(953_674, 4)
+def test_six_digits_survive_at_any_magnitude(digits: int, exponent: int) -> None:
+    shown = Decimal(digits).scaleb(exponent)
+    assert shortest_float32(struct.unpack(">f", f32(float(shown)))[0]) == shown
+
+
 @given(counters())
 def test_energy_is_floored_and_never_above_what_is_shown(number: float) -> None:
     r = register("float32", unit="kWh")
