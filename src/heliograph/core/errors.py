@@ -14,6 +14,7 @@ HeliographError
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -76,4 +77,10 @@ class StoreError(HeliographError):
 
 
 class UplinkError(HeliographError):
+    """A platform cannot be used now; `wait` is the least delay before trying again is of any use."""
+
     exit_code = 69
+
+    def __init__(self, message: str, *, hint: str = "", wait: timedelta | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.wait = wait
