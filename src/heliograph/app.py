@@ -1,10 +1,10 @@
-"""The only place where concrete classes are chosen: from a checked configuration to meters, buses, uplinks and store."""
+"""The only place where concrete classes are chosen: a checked configuration becomes meters, buses, uplinks, store."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from heliograph import library, settings
 from heliograph.clock import SystemClock
 from heliograph.core.errors import ConfigError, StoreError
-from heliograph.core.quantity import find
-from heliograph.core.registers import MeterMap, Register, Timing
+from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Uplink
 from heliograph.settings import BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
@@ -24,6 +23,18 @@ from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
     from heliograph.store import Store
+    from heliograph.uplink import tokens
+
+DIALECT_KEYS = (
+    "path_single",
+    "path_batch",
+    "path_status",
+    "accumulated_field",
+    "send_frequency_type",
+    "decimals",
+    "value_encoding",
+    "max_records",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class App:
         if (redex := self.config.settings.uplink.redex) is not None:
             found.append(_redex(redex, self.clock))
         if (drec := self.config.settings.uplink.drec) is not None:
-            found.append(_drec(drec, self.clock))
+            found.append(_drec(drec, self.clock, {meter.id: meter.baseline_wh for meter in self.meters}))
         return found
 
     def per_minute(self, uplink: str) -> int:
@@ -128,10 +139,7 @@ def load(path: Path, clock: Clock | None = None) -> App:
 def _map(config: Config, number: int) -> library.LoadedMap:
     meter = config.settings.meter[number]
     if meter.map not in library.names():
-        import difflib
-
-        near = difflib.get_close_matches(meter.map, library.names(), 1)
-        hint = f"Did you mean {near[0]}?" if near else "Maps: heliograph map list"
+        hint = library.nearest_name(meter.map, library.names(), "heliograph map list shows them all.")
         raise config.error(("meter", number, "map"), f"meter {meter.id}: there is no map {meter.map}", hint)
     return library.load(meter.map)
 
@@ -143,8 +151,8 @@ def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
     if loaded.map.status == "unverified" and one.report_as and not one.accept_unverified_map:
         raise config.error(
             ("meter", number, "map"),
-            f"meter {one.id}: the map {one.map} was never checked against a device, and figures would be delivered from it",
-            "Compare `heliograph read` with the display, then set accept_unverified_map = true (or leave out report_as).",
+            f"meter {one.id}: no device ever confirmed the map {one.map}, and figures would be delivered from it",
+            "Compare `heliograph read` with the display, then set accept_unverified_map = true, or remove report_as.",
         )
     unit = loaded.map.unit if one.unit is None else one.unit
     reports = tuple(
@@ -178,7 +186,7 @@ def _production(config: Config, number: int, map: MeterMap) -> str:
     """The counter that is production here; it must exist, count energy, and never fall in normal life."""
     one = config.settings.meter[number]
     place = ("meter", number, "production" if one.production else "map")
-    usable = [r.quantity for r in map.registers if _counts(r)]
+    usable = [r.quantity for r in map.registers if library.may_be_production(r)]
     name = one.production or map.production
     if name is None:
         raise config.error(place, f"meter {one.id}: which counter is production?", f"Counters: {', '.join(usable)}")
@@ -187,11 +195,6 @@ def _production(config: Config, number: int, map: MeterMap) -> str:
         reason = "may fall in normal life, so it cannot be production" if known else "is not in the map"
         raise config.error(place, f"meter {one.id}: {name} {reason}", f"Counters of {map.name}: {', '.join(usable)}")
     return name
-
-
-def _counts(register: Register) -> bool:
-    quantity = find(register.quantity)
-    return quantity is not None and quantity.unit == "Wh" and register.monotonic is True
 
 
 def _adjusted(map: MeterMap, one: MeterSettings) -> MeterMap:
@@ -233,3 +236,42 @@ def _check_secrets(config: Config) -> None:
                 _secret(secret).read()
             except ConfigError as error:
                 raise config.error(("uplink", name, key), error.message, error.hint) from error
+
+
+def _secret(named: settings.Secret) -> tokens.Secret:
+    from heliograph.uplink.tokens import Secret
+
+    return Secret(file=named.file, env=named.env, credential=named.credential)
+
+
+def _redex(chosen: RedexSettings, clock: Clock) -> Uplink:
+    from heliograph.uplink.http import Http
+    from heliograph.uplink.redex import Redex, dialect
+    from heliograph.uplink.tokens import StaticToken, redex_login
+
+    http = Http(chosen.base_url, ca=chosen.ca_file)
+    source: tokens.TokenSource
+    if chosen.login is not None:
+        login = chosen.login
+        source = redex_login(http, _secret(login.api_key), _secret(login.client_id), _secret(login.client_secret))
+    else:
+        assert chosen.token is not None  # settings: either token or login
+        source = StaticToken(_secret(chosen.token))
+    keys = {key: getattr(chosen, key) for key in DIALECT_KEYS}
+    how = dialect(chosen.dialect, **keys)
+    return Redex("redex", http, how, source, clock.now, absent_after=chosen.absent_after)
+
+
+def _drec(chosen: DrecSettings, clock: Clock, zero_wh: Mapping[str, int]) -> Uplink:
+    from heliograph.uplink.drec import Drec
+    from heliograph.uplink.http import Http
+    from heliograph.uplink.tokens import StaticToken, drec_login
+
+    http = Http(chosen.base_url, ca=chosen.ca_file, timeout=30.0)
+    source: tokens.TokenSource
+    if chosen.login is not None:
+        source = drec_login(http, _secret(chosen.login.username), _secret(chosen.login.password))
+    else:
+        assert chosen.token is not None  # settings: either token or login
+        source = StaticToken(_secret(chosen.token))
+    return Drec("drec", http, chosen.read_type, source, clock.now, organization=chosen.organization_id, zero_wh=zero_wh)

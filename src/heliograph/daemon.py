@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +22,7 @@ from heliograph.ports import Uplink
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import Live, as_json, health
-from heliograph.work.poll import Line, poll
+from heliograph.work.poll import PolledBus, poll
 from heliograph.work.prune import prune
 from heliograph.work.reconcile import reconcile
 
@@ -61,21 +62,19 @@ class Daemon:
             timezone="UTC",
         )
 
-    def _line(self, bus: str) -> Line:
+    def _line(self, bus: str) -> PolledBus:
         meters = [meter for meter in self.app.meters if meter.bus == bus]
         settings = self.app.bus_settings(bus)
-        return Line(bus, settings.url, meters, lambda: self.app.open_bus(bus))
+        return PolledBus(bus, settings.url, meters, partial(self.app.open_bus, bus))
 
     def start(self) -> None:
         for line in self.lines:
             every = self.app.bus_settings(line.bus_id).every
-            self._add(line.bus_id, every, lambda line=line: self._poll(line), executor=line.bus_id)
+            self._add(line.bus_id, every, partial(self._poll, line), executor=line.bus_id)
         self._add("close", CLOSE_EVERY, self._close)
         for uplink in self.uplinks:
-            self._add(f"deliver {uplink.name}", DELIVER_EVERY, lambda uplink=uplink: self._deliver(uplink))
-            self._add(
-                f"reconcile {uplink.name}", RECONCILE_EVERY, lambda uplink=uplink: self._reconcile(uplink), later=True
-            )
+            self._add(f"deliver {uplink.name}", DELIVER_EVERY, partial(self._deliver, uplink))
+            self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, partial(self._reconcile, uplink), later=True)
         self._add("prune", PRUNE_EVERY, self._prune, later=True)
         self._scheduler.start()
         log.info(
@@ -87,7 +86,7 @@ class Daemon:
     ) -> None:
         seconds = max(every.total_seconds() / self.app.clock.rate, SHORTEST)
         first = {} if later else {"next_run_time": datetime.now(UTC)}
-        guarded = lambda: self._guarded(name, job)  # noqa: E731 (a partial would hide the name in tracebacks)
+        guarded = partial(self._guarded, name, job)
         self._scheduler.add_job(guarded, "interval", seconds=seconds, id=name, name=name, executor=executor, **first)
 
     def _guarded(self, name: str, job: Callable[[], None]) -> None:
@@ -102,7 +101,7 @@ class Daemon:
             log.exception("job_crashed", job=name)
         self._beats[name] = time.monotonic()
 
-    def _poll(self, line: Line) -> None:
+    def _poll(self, line: PolledBus) -> None:
         poll(line, self.store, self.app.clock, self.app.rules.zone, self.live, self.stopping.is_set)
 
     def _close(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from heliograph import toml_lines
-from heliograph.core import durations
+from heliograph.core import durations, line
 from heliograph.core.errors import ConfigError
 from heliograph.core.registers import Order
 
@@ -56,33 +56,11 @@ class Site(Part):
 
 
 def _bus_url(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme == "serial":
-        if not url.path.startswith("/"):
-            raise ValueError("a serial line needs the path of its port: serial:///dev/ttyUSB0?baudrate=9600")
-        options = parse_qs(url.query, keep_blank_values=True)
-        known = ("baudrate", "parity", "stopbits", "bytesize")
-        for name, values in options.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise ValueError(f"unknown line setting {name}; {'did you mean ' + near[0] if near else known}")
-            allowed = {"parity": ("N", "E", "O"), "stopbits": ("1", "2"), "bytesize": ("7", "8")}.get(name)
-            if allowed and values[-1] not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {values[-1]}")
-            if name == "baudrate" and not (values[-1].isdecimal() and 300 <= int(values[-1]) <= 1_000_000):
-                raise ValueError(f"baudrate is a number such as 9600, not {values[-1]}")
-        return text
-    if url.scheme in ("tcp", "rtu+tcp"):
-        try:
-            port = url.port
-        except ValueError as error:
-            raise ValueError(f"the port must be a number up to 65535: {error}") from error
-        if not url.hostname:
-            raise ValueError(f"no host in it: {url.scheme}://192.168.1.50:{port or 502}")
-        return text
-    raise ValueError(
-        f"unknown kind of line {url.scheme or text!r}; use serial:///dev/..., tcp://host:port or rtu+tcp://host:port"
-    )
+    try:
+        line.parse(text)
+    except ConfigError as error:
+        raise ValueError(f"{error.message}. {error.hint}") from error
+    return text
 
 
 class BusSettings(Part):
@@ -302,13 +280,13 @@ def _readable(error: ValidationError, path: Path, text: str) -> ConfigError:
     # A list whose element failed is reported as too short as well: only the innermost fault counts.
     places = [tuple(fault["loc"]) for _, fault in faults]
     faults = [
-        (line, fault)
-        for line, fault in faults
+        (where, fault)
+        for where, fault in faults
         if not any(
             place[: len(fault["loc"])] == tuple(fault["loc"]) and place != tuple(fault["loc"]) for place in places
         )
     ]
-    line, fault = min(faults, key=lambda pair: pair[0] or 0)
+    number, fault = min(faults, key=lambda pair: pair[0] or 0)
     place = [part for part in fault["loc"] if not str(part).startswith("function-")]
     name = _name(place)
     if fault["type"] == "extra_forbidden":
@@ -323,7 +301,7 @@ def _readable(error: ValidationError, path: Path, text: str) -> ConfigError:
         hint = "Correct this line, then run: heliograph check"
     if len(faults) > 1:
         hint += f" ({len(faults) - 1} more after this one.)"
-    return ConfigError(message, hint=hint, path=path, line=line)
+    return ConfigError(message, hint=hint, path=path, line=number)
 
 
 def _name(place: Sequence[str | int]) -> str:

@@ -45,13 +45,10 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         import difflib
 
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], VERBS, 1) if args else []
-            if near:
-                error.message += f" Did you mean {near[0]}?"
-            raise
+        near = difflib.get_close_matches(args[0], VERBS, 1) if args and args[0] not in VERBS else []
+        if near:
+            raise click.UsageError(f"No such verb {args[0]!r}. Did you mean {near[0]}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
         with formatter.section("Verbs"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,7 +28,7 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
     start = a_day(first, today) if first else end - timedelta(days=14)
     name = a_meter(app, meter) if meter else None
     store = app.reader()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "meter": day.meter,
             "day": day.day,

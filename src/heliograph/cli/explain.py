@@ -53,7 +53,8 @@ def command(meter: str, day: str, config: Path | None, as_json: bool) -> int:
         sent = f", sent {one['claimed_at']:%Y-%m-%d %H:%M:%S} UTC to {one['path']}" if one["claimed_at"] else ""
         process = f", process {one['process_id']}" if one["process_id"] else ""
         click.echo(
-            f"  {one['uplink']} as {one['remote_id']}: {one['state']}{sent}{process} {one['rule']} {one['answer']}".rstrip()
+            f"  {one['uplink']} as {one['remote_id']}: {one['state']}{sent}{process} {one['rule']} "
+            f"{one['answer']}".rstrip()
         )
     return 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from heliograph.core.daily import METHODS, Border, Day
@@ -80,11 +82,9 @@ def _reading(reading: Reading, meter: Meter) -> dict[str, Any]:
     if not set(addresses(register)) <= set(at):
         return found
     words = [at[address] for address in addresses(register)]
-    factors = {quantity: number for quantity, number in meter.factors}
     order = meter.map.order_of(register)
-    from decimal import Decimal
-
-    shown = value(register, order, words, factors={name: Decimal(str(number)) for name, number in factors.items()})
+    factors = {name: Decimal(str(number)) for name, number in meter.factors}
+    shown = value(register, order, words, factors=factors)
     if not isinstance(shown, Absent):
         raw = " ".join(f"{word:04X}" for word in words)
         place = ", ".join(f"0x{address:04X}" for address in addresses(register))
@@ -103,7 +103,7 @@ def _samples(day: Day, meter: Meter, store: Store) -> dict[str, Any]:
         if day.opening.at <= reading.moment.at < day.closing.at
     ]
     good = [reading for reading in rows if reading.good]
-    gaps = [(b.moment.at - a.moment.at).total_seconds() for a, b in zip(good, good[1:], strict=False)]
+    gaps = [(b.moment.at - a.moment.at).total_seconds() for a, b in pairwise(good)]
     return {
         "stored": len(rows),
         "good": len(good),

@@ -1,0 +1,329 @@
+"""Reads the meters of one bus, judges what came, and stores what has to be kept, in one commit per round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from heliograph.core import daily
+from heliograph.core import line as lines
+from heliograph.core.decode import Absent, value, width
+from heliograph.core.errors import BusError, BusRefused
+from heliograph.core.plan import Block, Learned, LineCost, after_refusal, line_cost, plan
+from heliograph.core.plausible import Known, Value
+from heliograph.core.readings import Moment, Reading, Source
+from heliograph.core.registers import Match, Register, Timing
+from heliograph.core.site import Meter
+from heliograph.ports import Bus, Clock
+from heliograph.store import Store
+from heliograph.work.health import Live
+from heliograph.work.read_block import BlockRead, read_block, remembered
+
+log = structlog.get_logger()
+
+# Dead meters may take one part in twenty of the bus (5 %): after a try, nineteen times as long is theirs no more.
+DEAD_REST = 19
+# Requests that one round may spend on finding out what a device refuses; the rest is found out in the next.
+REFUSALS = 24
+# Where the time since a stored reading is not known, the counter may have risen by anything a plant can produce.
+LONG_AGO = timedelta(days=3650).total_seconds()
+
+
+class WrongDevice(BusError):
+    """Something answers, but it is not the meter the site names."""
+
+
+@dataclass
+class Watched:
+    """What is remembered about a meter between rounds; nothing here is evidence."""
+
+    meter: Meter
+    learned: Learned
+    blocks: tuple[Block, ...]
+    known: dict[str, Known] = field(default_factory=dict)
+    identified: bool = False
+    stranger: str = ""
+    """Why the device is not the one its readings began with; '' when it is."""
+    dead: bool = False
+    unstored: Reading | None = None
+    stored: Reading | None = None
+
+
+class PolledBus:
+    """One bus and its meters; used by one thread at a time."""
+
+    def __init__(self, bus_id: str, url: str, meters: Sequence[Meter], connect: Callable[[], Bus]) -> None:
+        self.bus_id = bus_id
+        self.order = list(meters)
+        self.dead_until = 0.0
+        self._line = lines.parse(url)
+        self._connect = connect
+        self._bus: Bus | None = None
+        self._watched: dict[str, Watched] = {}
+
+    def bus(self) -> Bus:
+        if self._bus is None:
+            self._bus = self._connect()
+        return self._bus
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+
+    def cost(self, meter: Meter) -> LineCost:
+        return line_cost(self._line, meter.timing)
+
+    def plan(self, meter: Meter, learned: Learned, quantities: Sequence[str] | None = None) -> tuple[Block, ...]:
+        """The requests for a meter, the one with the production counter as early as may be."""
+        blocks = plan(
+            meter.map,
+            quantities,
+            self.cost(meter),
+            max_words=learned.max_words,
+            refused=learned.refused,
+            production=meter.production,
+        )
+        factors = {name for register in meter.map.registers for name in register.times}
+
+        def turn(block: Block) -> int:
+            names = {register.quantity for register in block.registers}
+            return 0 if names & factors else 1 if meter.production in names else 2
+
+        return tuple(sorted(blocks, key=turn))
+
+    def watch(self, meter: Meter, store: Store | None, clock: Clock) -> Watched:
+        """What we know of the meter: what it taught us, and what it showed last, in this run or an earlier one."""
+        if meter.id not in self._watched:
+            learned = store.journal.learned(_subject(meter)) if store else None
+            facts = Learned.from_json(learned) if learned else Learned()
+            found = Watched(meter, facts, self.plan(meter, facts))
+            if store is not None and (last := store.readings.last_good(meter.id)) is not None:
+                found.stored = last
+                ago = (clock.now() - last.moment.at).total_seconds()
+                if not (clock.trusted() and last.moment.trusted):
+                    ago = LONG_AGO
+                at = clock.since_boot() - ago
+                shown: dict[str, Value] = dict(last.values)
+                if last.index_wh is not None:
+                    shown[meter.production] = last.index_wh
+                found.known = {name: Known(one, at) for name, one in shown.items()}
+            self._watched[meter.id] = found
+        return self._watched[meter.id]
+
+
+def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]) -> None:
+    """One round over the bus. A meter that fails is reported and tried again; it holds up no other."""
+    keep: list[Reading] = []
+    watched = [line.watch(meter, store, clock) for meter in line.order]
+    # Dead meters come last, one a round at most and not all the time, so that the living keep their cadence.
+    dead = [one for one in watched if one.dead and clock.since_boot() >= line.dead_until]
+    for one in [one for one in watched if not one.dead] + dead[:1]:
+        if stopping():
+            break
+        began, id = clock.since_boot(), one.meter.id
+        try:
+            reading = read_meter(line, one, store, clock, live)
+        except BusError as error:
+            now = clock.since_boot()
+            one.dead, one.identified = True, False
+            line.dead_until = now + (now - began) * DEAD_REST
+            line.order.remove(one.meter)
+            line.order.append(one.meter)
+            if live.errors.get(id) != error.message:
+                log.warning("meter_failed", meter=id, error=error.message, hint=error.hint)
+            live.errors[id] = error.message
+            continue
+        if one.dead:
+            log.info("meter_answers", meter=id)
+        one.dead = False
+        live.errors.pop(id, None)
+        live.at[id] = reading.moment.at
+        keep += worth_keeping(one, reading, zone)
+    live.buses[line.bus_id] = line.bus().counters
+    store.readings.add(keep)
+
+
+def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo) -> list[Reading]:
+    """The readings to store now: every `store_every`, both sides of a midnight, and whatever changes its standing."""
+    last, before = one.stored, one.unstored
+    keep: list[Reading] = []
+    if last is not None:
+        newest = before or last
+        crossed = daily.day_of(newest.moment.at, zone) != daily.day_of(reading.moment.at, zone)
+        due = reading.moment.at - last.moment.at >= one.meter.store_every
+        changed = reading.doubt != last.doubt or reading.moment.trusted != last.moment.trusted
+        if not (crossed or due or changed):
+            one.unstored = reading
+            return []
+        if before is not None and (crossed or changed):
+            keep.append(before)
+    keep.append(reading)
+    one.stored, one.unstored = reading, None
+    return keep
+
+
+def read_meter(line: PolledBus, one: Watched, store: Store, clock: Clock, live: Live) -> Reading:
+    """One reading of all that is polled. Raises BusError when the production counter could not be read."""
+    meter = one.meter
+    if not one.identified:
+        identify(line, one, store, clock)
+    reads = read_blocks(line, one, clock, store)
+    reading = _reading(one, reads, clock)
+    if reading.doubt:
+        one.identified = False  # a counter that leaps may be another meter's
+    shown: dict[str, Value] = {}
+    for read in reads:
+        shown.update(read.values)
+    live.values[meter.id] = shown
+    return reading
+
+
+def read_blocks(
+    line: PolledBus, one: Watched, clock: Clock, store: Store | None, blocks: Sequence[Block] | None = None
+) -> list[BlockRead]:
+    """Reads the blocks of a meter; what the device refuses is learned, remembered and planned around.
+
+    A failing block is left out, unless it carries the production counter or nothing at all was read.
+    """
+    meter, refusals = one.meter, 0
+    timing = replace(meter.timing, retries=0) if one.dead else meter.timing
+    factors = {name: Decimal(str(number)) for name, number in meter.factors}
+    reads: list[BlockRead] = []
+    waiting = list(blocks if blocks is not None else one.blocks)
+    names = [register.quantity for block in waiting for register in block.registers]
+    while waiting:
+        block = waiting.pop(0)
+        try:
+            read = read_block(
+                line.bus(),
+                meter.unit,
+                block,
+                meter.map,
+                timing,
+                one.known,
+                now=clock.since_boot,
+                rated_kw=meter.rated_kw,
+                production=meter.production,
+                factors=factors,
+            )
+        except BusRefused as refused:
+            refusals += 1
+            learned = after_refusal(meter.map, block, refused.code, one.learned)
+            if learned == one.learned or refusals > REFUSALS:
+                raise
+            log.info("device_refused", meter=meter.id, request=str(block), code=refused.code)
+            one.learned = learned
+            one.blocks = line.plan(meter, learned)
+            if store is not None:
+                store.journal.learn(_subject(meter), learned.as_json())
+            done = {register.quantity for read in reads for register in read.block.registers}
+            left = [name for name in names if name not in done]
+            waiting = [
+                smaller
+                for smaller in line.plan(meter, learned, left)
+                if not {register.quantity for register in smaller.registers} <= done
+            ]
+            continue
+        except BusError:
+            if not reads or any(register.quantity == meter.production for register in block.registers):
+                raise
+            continue
+        reads.append(read)
+        one.known = remembered(one.known, read)
+        for name, number in read.values.items():
+            if not isinstance(number, str):
+                factors.setdefault(name, Decimal(str(number)))
+    return reads
+
+
+def _reading(one: Watched, reads: Sequence[BlockRead], clock: Clock) -> Reading:
+    """What the blocks of one round make together; the moment is that of the production counter's answer."""
+    meter = one.meter
+    holder = next((r for r in reads if any(x.quantity == meter.production for x in r.block.registers)), None)
+    if holder is None:
+        raise BusRefused(
+            f"{meter.id}: the device has no {meter.production}", code=2, hint="heliograph plan shows what is asked for"
+        )
+    values: dict[str, float | int] = {}
+    for read in reads:
+        values.update({name: number for name, number in read.values.items() if not isinstance(number, str)})
+    believed = values.pop(meter.production, None)
+    suspect = holder.suspect.get(meter.production)
+    index, doubt = (int(believed), "") if believed is not None else (None, "")
+    if believed is None and isinstance(suspect, int | float):
+        # A zero that follows a counter is absence, not a counter: dormant inverters and rebooting meters show it.
+        index = int(suspect) or None
+        doubt = "; ".join(holder.doubts) if suspect else f"{meter.production} reads 0, which is no reading"
+    elif believed is None:
+        doubt = holder.absent.get(meter.production) or "; ".join(holder.doubts) or "no value"
+    block = holder.block
+    source = Source(meter.unit, block.function, block.address, block.count, meter.map_digest)
+    return Reading(meter.id, moment_at(clock, holder.at), index, values, holder.words, source, one.stranger or doubt)
+
+
+def moment_at(clock: Clock, since_boot: float) -> Moment:
+    """The moment of an answer that came a little while ago."""
+    ago = timedelta(seconds=clock.since_boot() - since_boot)
+    return Moment(clock.now() - ago, clock.boot_id, since_boot, clock.trusted())
+
+
+def identify(line: PolledBus, one: Watched, store: Store | None, clock: Clock) -> None:
+    """Makes sure that this is the map's kind of device, and the meter it was before. Raises WrongDevice."""
+    meter, identity = one.meter, one.meter.map.identity
+    timing = replace(meter.timing, retries=0) if one.dead else meter.timing
+    for match in identity.match:
+        seen = _seen(line.bus(), meter, match, timing)
+        if (seen is None and identity.required) or (seen is not None and seen not in match.values):
+            told = "has no such register" if seen is None else f"holds {seen}"
+            wanted = " or ".join(str(one) for one in match.values)
+            raise WrongDevice(
+                f"{meter.id} is not a {meter.map.name}: 0x{match.address:04X} {told}, not {wanted}",
+                hint="Is the unit id right? heliograph map list shows the other maps.",
+            )
+    serial = _serial(line, one, clock) if identity.serial else None
+    if meter.serial is not None and serial is not None and serial.lstrip("0") != meter.serial.lstrip("0"):
+        raise WrongDevice(
+            f"{meter.id} has serial number {serial}, but the configuration says {meter.serial}",
+            hint="If the meter was replaced, record it before anything is booked from the new one.",
+        )
+    before = store.readings.serial(meter.id) if store is not None else None
+    if serial is not None and before is None and store is not None:
+        store.readings.remember_serial(meter.id, serial)
+    changed = serial is not None and before is not None and serial != before
+    one.stranger = f"the serial number changed from {before} to {serial}; was the meter replaced?" if changed else ""
+    one.identified = True
+
+
+def _seen(bus: Bus, meter: Meter, match: Match, timing: Timing) -> int | str | None:
+    """What the device holds where its kind can be told; None when it has no such register."""
+    register = Register(quantity="model", type=match.type, address=match.address, words=match.words)
+    function, order = match.function or meter.map.function, match.order or meter.map.order
+    try:
+        words = bus.read(meter.unit, function, match.address, width(register), timing)
+    except BusRefused:
+        return None
+    found = value(register, order, words)
+    if isinstance(found, Absent):
+        return None
+    return found if isinstance(found, str) else int(found)
+
+
+def _serial(line: PolledBus, one: Watched, clock: Clock) -> str | None:
+    name = one.meter.map.identity.serial or ""
+    try:
+        reads = read_blocks(line, one, clock, None, line.plan(one.meter, Learned(), [name]))
+    except BusRefused:
+        return None  # older devices have no such register
+    found = reads[0].values.get(name) if reads else None
+    one.known.pop(name, None)  # each time anew: a changed serial number is not a doubtful read
+    return None if found is None or found == 0 else str(int(found) if isinstance(found, float) else found)
+
+
+def _subject(meter: Meter) -> str:
+    return f"device/{meter.id}/{meter.map.name}"

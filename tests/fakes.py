@@ -1,0 +1,123 @@
+"""Small stand-ins with state, shared by tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from heliograph import library
+from heliograph.core.delivery import DayRow, Missing, Parcel, ReadBack, Stored, Verdict
+from heliograph.core.registers import Timing
+from heliograph.core.site import Meter, Report
+from heliograph.work.close_days import Rules
+
+SINGAPORE = ZoneInfo("Asia/Singapore")
+START = datetime(2026, 3, 13, 16, tzinfo=UTC)  # midnight of 14 March in Singapore
+RULES = Rules(SINGAPORE, timedelta(minutes=15), timedelta(hours=2), "hold")
+
+
+class FakeClock:
+    rate = 1.0
+    boot_id = "boot-1"
+
+    def __init__(self, now: datetime = START) -> None:
+        self.at = now
+        self.up = 1000.0
+        self.synchronised = True
+
+    def leap(self, **span: float) -> None:
+        self.at += timedelta(**span)
+        self.up += timedelta(**span).total_seconds()
+
+    def now(self) -> datetime:
+        return self.at
+
+    def since_boot(self) -> float:
+        return self.up
+
+    def trusted(self) -> bool:
+        return self.synchronised
+
+    def sleep(self, seconds: float) -> None:
+        self.leap(seconds=seconds)
+
+
+def a_meter(id: str = "roof", *, unit: int = 1, report: bool = True, baseline_wh: int = 0) -> Meter:
+    loaded = library.load("eastron-sdm630", local=None)
+    return Meter(
+        id,
+        "rs485",
+        unit,
+        loaded.map,
+        loaded.digest,
+        "energy_export",
+        50.0,
+        Timing(timeout=0.2, retries=0),
+        timedelta(seconds=10),
+        timedelta(seconds=60),
+        baseline_wh,
+        reports=(Report("platform", f"STR-{id}"),) if report else (),
+    )
+
+
+class FakeUplink:
+    """A platform in memory. `script` holds what happens to the next requests: "ok", "lost" (stored, no answer),
+    "dropped" (neither stored nor answered), "busy" (429), "refused" (422)."""
+
+    name = "platform"
+    ordered = False
+    absent_after = timedelta(minutes=30)
+
+    def __init__(self, most: int = 3000) -> None:
+        self.most = most
+        self.stored: dict[tuple[str, str], tuple[int, int]] = {}
+        self.script: list[str] = []
+        self.requests = 0
+        self.sends = 0
+        self.twice: list[DayRow] = []
+        self.before_answer: Callable[[], object] = lambda: None
+
+    def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
+        chosen = tuple(rows[: self.most])
+        return Parcel("/send", b"{}", chosen) if chosen else None
+
+    def send(self, parcel: Parcel) -> Mapping[int, Verdict]:
+        self.requests += 1
+        self.sends += 1
+        what = self.script.pop(0) if self.script else "ok"
+        if what in ("ok", "lost"):
+            for row in parcel.rows:
+                key = (row.remote_id, row.day.isoformat())
+                if key in self.stored:
+                    self.twice.append(row)
+                self.stored[key] = (row.period_wh, row.total_wh)
+        self.before_answer()
+        verdict = {
+            "ok": Verdict("accepted", "201"),
+            "lost": Verdict("unclear", "timeout", "no answer"),
+            "dropped": Verdict("unclear", "timeout", "no answer"),
+            "busy": Verdict("due", "429", "slow down", wait=timedelta(seconds=90), pause_all=True),
+            "refused": Verdict("rejected", "422", "no such inverter", remedy="register it"),
+        }[what]
+        return {row.id: verdict for row in parcel.rows}
+
+    def follow(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
+        self.requests += 1
+        return {row.id: Verdict("confirmed", "process") for row in rows}
+
+    def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
+        self.requests += 1
+        found: dict[int, ReadBack] = {}
+        for row in rows:
+            held = self.stored.get((row.remote_id, row.day.isoformat()))
+            found[row.id] = Stored(*held) if held else Missing()
+        return found
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def slower(meter: Meter, every: timedelta) -> Meter:
+    return replace(meter, every=every, store_every=every)

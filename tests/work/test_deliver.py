@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heliograph.core.daily import Border, Day, day_of
+from heliograph.core.delivery import DayRow, Missing, ReadBack
+from heliograph.core.readings import Moment, Reading
+from heliograph.store import Store
+from heliograph.work.deliver import Pace, deliver
+from tests.fakes import SINGAPORE, START, FakeClock, FakeUplink, a_meter
+
+
+def make_store(folder: Path, clock: FakeClock, meters: int, days: int) -> Store:
+    """A store with closed days of 1 kWh and more, ready to be delivered."""
+    store = Store.writer(folder)
+    store.readings.begin("site", "Asia/Singapore", clock.boot_id, clock.now())
+    for number in range(meters):
+        meter = a_meter(f"m{number}")
+        store.readings.know_meter(meter.id, meter.production)
+        store.readings.add([Reading(meter.id, Moment(START, "boot-1", 0, True), 0)])
+        first = store.readings.last(meter.id)
+        assert first is not None and first.id is not None
+        store.days.commission(meter.id, Border(START, 0, 0, "start", first.id, None))
+        for day in range(days):
+            opening = store.days.last_border(meter.id)
+            assert opening is not None
+            moved = 1000 + number + day
+            at = START + timedelta(days=day + 1)
+            closing = Border(at, opening.index_wh + moved, opening.total_wh + moved, "read", first.id, None)
+            store.days.close(Day(meter.id, day_of(opening.at, SINGAPORE), opening, closing), at, meter.reports)
+    clock.at = START + timedelta(days=days, hours=1)
+    return store
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
+    opened = make_store(tmp_path, clock, meters=2, days=3)
+    yield opened
+    opened.close()
+
+
+def run(uplink: FakeUplink, store: Store, clock: FakeClock, minutes: int = 120, pace: Pace | None = None) -> None:
+    pace = pace or Pace(10)
+    for _ in range(minutes):
+        deliver(uplink, store, clock, pace, lambda: 0.5)
+        clock.leap(minutes=1)
+
+
+def states(store: Store) -> dict[str, int]:
+    return store.outbox.counts().get("platform", {})
+
+
+def test_days_are_sent_accepted_and_then_read_back(store: Store, clock: FakeClock) -> None:
+    uplink = FakeUplink()
+    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    assert states(store) == {"accepted": 6}
+    run(uplink, store, clock, 5)
+    assert states(store) == {"confirmed": 6}
+    assert uplink.sends == 1 and uplink.twice == []
+
+
+@pytest.mark.parametrize("fate", ["lost", "dropped"])
+def test_a_request_without_an_answer_is_read_back_before_anything_is_sent_again(
+    store: Store, clock: FakeClock, fate: str
+) -> None:
+    uplink = FakeUplink()
+    uplink.script = [fate]
+    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    assert states(store) == {"unclear": 6}
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6}
+    assert uplink.twice == []
+    assert uplink.sends == (1 if fate == "lost" else 2)
+
+
+def test_a_claim_is_on_disk_before_the_request_leaves(store: Store, clock: FakeClock, tmp_path: Path) -> None:
+    uplink = FakeUplink()
+    seen: list[dict[str, int]] = []
+    uplink.before_answer = lambda: seen.append(states(Store.reader(tmp_path)))
+    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    assert seen == [{"unclear": 6}]
+
+
+def test_power_lost_in_mid_request_neither_loses_nor_doubles_a_day(clock: FakeClock, tmp_path: Path) -> None:
+    store = make_store(tmp_path, clock, meters=2, days=3)
+    uplink = FakeUplink()
+
+    def power_cut() -> None:
+        raise KeyboardInterrupt
+
+    uplink.before_answer = power_cut
+    with pytest.raises(KeyboardInterrupt):
+        deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    store.close()
+    again = Store.writer(tmp_path)
+    uplink.before_answer = lambda: None
+    run(uplink, again, clock)
+    assert states(again) == {"confirmed": 6} and uplink.twice == []
+    again.close()
+
+
+def test_a_busy_platform_is_left_alone_for_as_long_as_it_says(store: Store, clock: FakeClock) -> None:
+    uplink, pace = FakeUplink(), Pace(10)
+    uplink.script = ["busy"]
+    deliver(uplink, store, clock, pace, lambda: 0.5)
+    clock.leap(seconds=80)
+    deliver(uplink, store, clock, pace, lambda: 0.5)
+    assert uplink.requests == 1
+    run(uplink, store, clock, 30, pace)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
+
+
+def test_a_refused_day_is_set_aside_with_the_platforms_words(store: Store, clock: FakeClock) -> None:
+    uplink = FakeUplink(most=1)
+    uplink.script = ["refused"]
+    run(uplink, store, clock, 30)
+    assert states(store) == {"confirmed": 5, "rejected": 1}
+    row = store.outbox.backlog()[0]
+    assert (row["answer"], row["remedy"]) == ("no such inverter", "register it")
+    assert any(event["kind"] == "rejected" for event in store.journal.events())
+
+
+def test_a_platform_that_holds_another_value_is_never_overwritten(store: Store, clock: FakeClock) -> None:
+    uplink = FakeUplink()
+    uplink.script = ["dropped"]
+    uplink.stored["STR-m0", "2026-03-14"] = (1, 1)
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 5, "held": 1}
+    assert "1 Wh there" in store.outbox.backlog()[0]["answer"]
+    assert uplink.stored["STR-m0", "2026-03-14"] == (1, 1)
+
+
+def test_no_minute_holds_more_requests_than_the_pace(store: Store, clock: FakeClock) -> None:
+    uplink, pace = FakeUplink(most=1), Pace(4)
+    deliver(uplink, store, clock, pace, lambda: 0.5)
+    assert uplink.requests == 4
+
+
+def test_nothing_leaves_on_an_untrusted_clock(store: Store, clock: FakeClock) -> None:
+    uplink = FakeUplink()
+    clock.synchronised = False
+    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    assert uplink.requests == 0 and states(store) == {"due": 6}
+
+
+@given(st.lists(st.sampled_from(["ok", "lost", "dropped", "busy"]), max_size=12), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_whatever_the_network_does_each_day_arrives_once(
+    tmp_path_factory: pytest.TempPathFactory, script: list[str], most: int
+) -> None:
+    clock = FakeClock()
+    store = make_store(tmp_path_factory.mktemp("store"), clock, meters=2, days=3)
+    uplink = FakeUplink(most)
+    uplink.script = list(script)
+    run(uplink, store, clock, 24 * 60)
+    assert states(store) == {"confirmed": 6}
+    assert uplink.twice == [] and len(uplink.stored) == 6
+    store.close()
+
+
+class BlindUplink(FakeUplink):
+    """A negative control: never looks, and calls every day missing at once."""
+
+    absent_after = timedelta(0)
+
+    def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
+        return {row.id: Missing() for row in rows}
+
+
+def test_resending_blindly_would_be_seen(store: Store, clock: FakeClock) -> None:
+    uplink = BlindUplink()
+    uplink.script = ["lost"]
+    run(uplink, store, clock, 30)
+    assert uplink.twice != []
