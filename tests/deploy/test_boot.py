@@ -69,6 +69,13 @@ rated_kw = 50
 trust = "always"
 """
 
+# A platform that nobody answers for; what matters is who can read its token.
+UPLINK = """
+[uplink.drec]
+base_url = "http://127.0.0.1:9/api"
+token = { credential = "drec.token" }
+"""
+
 # Shorter waits than a roof needs.
 HURRY = "[Service]\nRestartSec=1\nWatchdogSec=6\n"
 
@@ -108,6 +115,7 @@ class Machine:
                 shutil.copy(source, test / "tree" / name)
         shutil.copytree(str(WHEELS), test / "tree" / "dist")
         (test / "config.toml").write_text(CONFIG)
+        (test / "uplink.toml").write_text(UPLINK)
         (root / "etc/systemd/system/simulator.service").write_text(SIMULATOR)
         hurry = root / "etc/systemd/system/heliograph.service.d"
         hurry.mkdir(parents=True)
@@ -186,6 +194,7 @@ def metering(machine: Machine) -> bool:
 
 def test_a_service_installed_as_the_readme_says_reads_its_meters(machine: Machine) -> None:
     until(lambda: metering(machine), "readings of both meters")
+    machine.run(steps()[5])
     assert machine.show("ActiveState") == "active"
     assert machine.run(f"ps -o user= -p {machine.show('MainPID')}").stdout.strip() == "heliograph"
 
@@ -220,3 +229,17 @@ def test_a_wrong_configuration_is_told_once_and_not_tried_again(machine: Machine
     assert "timezone" in machine.run("journalctl --unit=heliograph --output=cat --lines=20").stdout
     machine.run("sed -i 's/timezon /timezone /' /etc/heliograph/config.toml && systemctl start heliograph")
     until(lambda: metering(machine), "readings after the correction")
+
+
+def test_a_credential_reaches_the_service_and_no_person_needs_it(machine: Machine) -> None:
+    machine.run(
+        """
+        install -d -m 0700 /etc/credstore
+        (umask 077; echo a-token > /etc/credstore/drec.token)
+        cat /test/uplink.toml >> /etc/heliograph/config.toml
+        sudo -u heliograph heliograph check
+        systemctl restart heliograph
+        """
+    )
+    until(lambda: metering(machine), "readings with an uplink beside them")
+    assert machine.run("sudo -u heliograph cat /etc/credstore/drec.token", check=False).returncode != 0
