@@ -38,14 +38,17 @@ class SystemClock:
 
 
 class RehearsalClock:
-    """Time that runs `rate` times as fast from a chosen moment on: a rehearsal of days in seconds."""
+    """Time that runs `rate` times as fast from a chosen moment on: a rehearsal of days in seconds.
+
+    `began` is the machine's monotonic clock at that moment, so that several processes can share one time.
+    """
 
     boot_id = "rehearsal"
 
-    def __init__(self, start: datetime, rate: float) -> None:
+    def __init__(self, start: datetime, rate: float, began: float | None = None) -> None:
         self.rate = rate
         self._start = start
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=self.since_boot())

@@ -22,7 +22,7 @@ from heliograph.ports import Uplink
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import Live, as_json, health
-from heliograph.work.poll import PolledBus, poll
+from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import prune
 from heliograph.work.reconcile import reconcile
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CLOSE_EVERY = timedelta(minutes=1)
+CLOSE_EVERY = timedelta(seconds=20)
 DELIVER_EVERY = timedelta(seconds=15)
 RECONCILE_EVERY = timedelta(days=7)
 PRUNE_EVERY = timedelta(hours=1)
@@ -129,10 +129,27 @@ class Daemon:
             return as_json(
                 health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
             )
-        if len(parts) == 4 and parts[:3] == ["api", "v1", "meters"] and parts[3] in self.live.values:
-            at = self.live.at[parts[3]].isoformat().replace("+00:00", "Z")
-            return {"meter": parts[3], "at": at, "values": dict(self.live.values[parts[3]])}
+        if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
+            return self._meter(parts[3], parts[4:])
         raise KeyError(path)
+
+    def _meter(self, id: str, more: list[str]) -> Any:
+        meter = next((one for one in self.app.meters if one.id == id), None)
+        if meter is None or more not in ([], ["all"]):
+            raise KeyError(id)
+        if more == ["all"]:
+            line = next(one for one in self.lines if one.bus_id == meter.bus)
+            with line.lock:
+                return read_once(line, meter, self.app.clock, everything=True)
+        at = self.live.at.get(id)
+        return {
+            "meter": id,
+            "at": at.isoformat().replace("+00:00", "Z") if at else "never",
+            "serial": self.store.readings.serial(id),
+            "values": dict(self.live.values.get(id, {})),
+            "absent": {},
+            "doubts": [error] if (error := self.live.errors.get(id)) else [],
+        }
 
     def healthy(self) -> bool:
         """Every bus job came round lately; what the watchdog is fed with."""

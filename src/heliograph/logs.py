@@ -12,6 +12,8 @@ def set_up(level: str = "info") -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     # Libraries log through the standard module; only what needs attention is let through.
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    # A round that takes longer than its period is told by the ages of the readings, not by every skipped start.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     terminal = sys.stderr.isatty()
     renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     structlog.configure(

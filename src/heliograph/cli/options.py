@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -58,7 +59,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    # In a pipe nothing is folded: whoever reads it there wants one line a row.
+    width = None if sys.stdout.isatty() else 400
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
 def a_day(text: str, zone_today: date) -> date:

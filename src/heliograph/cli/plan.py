@@ -59,7 +59,5 @@ def command(meter: str | None, config: Path | None, as_json: bool) -> int:
             ],
             right=("bytes", "ms"),
         )
-    click.echo(
-        "bytes: request and answer together; ms: with silences, pauses and 10 ms to think."
-    )
+    click.echo("bytes: request and answer together; ms: with silences, pauses and 10 ms to think.")
     return 0

@@ -22,6 +22,7 @@ def command(config: Path | None, level: str) -> int:
     from heliograph.logs import set_up
 
     set_up(level)
+    os.umask(0o077)
     app = app_of(config)
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

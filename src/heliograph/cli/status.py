@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from heliograph.core.figures import kwh
 @json_option
 def command(config: Path | None, as_json: bool) -> int:
     from heliograph import control
+    from heliograph.work.health import age, health
     from heliograph.work.health import as_json as plain
-    from heliograph.work.health import health
 
     app = app_of(config)
     seen: dict[str, Any] | None = control.ask(app.socket, "/api/v1/status")
@@ -31,13 +32,14 @@ def command(config: Path | None, as_json: bool) -> int:
     running = "running" if seen["running"] else "NOT running"
     clock = "clock synchronised" if seen["clock_trusted"] else "CLOCK NOT SYNCHRONISED"
     click.echo(f"{seen['site']}  {running}, {clock}, heliograph {seen['software']}, zone {seen['timezone']}")
+    now = datetime.fromisoformat(seen["at"])
     print_table(
-        ("meter", "state", "last reading (UTC)", "counter kWh", "today kWh", "total kWh", "last day", "kWh"),
+        ("meter", "state", "read", "counter kWh", "today kWh", "total kWh", "last day", "kWh"),
         [
             (
                 meter["id"],
                 meter["state"],
-                (meter["last_at"] or "never")[:19].replace("T", " "),
+                age(datetime.fromisoformat(meter["last_at"]) if meter["last_at"] else None, now),
                 _kwh(meter["index_wh"]),
                 _kwh(meter["today_wh"]),
                 _kwh(meter["total_wh"]),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
+from threading import RLock
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -55,11 +57,12 @@ class Watched:
 
 
 class PolledBus:
-    """One bus and its meters; used by one thread at a time."""
+    """One bus and its meters. `lock` is held for a round, and by whoever looks at a meter beside the rounds."""
 
     def __init__(self, bus_id: str, url: str, meters: Sequence[Meter], connect: Callable[[], Bus]) -> None:
         self.bus_id = bus_id
         self.order = list(meters)
+        self.lock = RLock()
         self.dead_until = 0.0
         self._line = lines.parse(url)
         self._connect = connect
@@ -119,6 +122,14 @@ class PolledBus:
 
 def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]) -> None:
     """One round over the bus. A meter that fails is reported and tried again; it holds up no other."""
+    with line.lock:
+        keep = _round(line, store, clock, zone, live, stopping)
+    store.readings.add(keep)
+
+
+def _round(
+    line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]
+) -> list[Reading]:
     keep: list[Reading] = []
     watched = [line.watch(meter, store, clock) for meter in line.order]
     # Dead meters come last, one a round at most and not all the time, so that the living keep their cadence.
@@ -146,7 +157,7 @@ def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live
         live.at[id] = reading.moment.at
         keep += worth_keeping(one, reading, zone)
     live.buses[line.bus_id] = line.bus().counters
-    store.readings.add(keep)
+    return keep
 
 
 def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo) -> list[Reading]:
@@ -298,6 +309,27 @@ def identify(line: PolledBus, one: Watched, store: Store | None, clock: Clock) -
     changed = serial is not None and before is not None and serial != before
     one.stranger = f"the serial number changed from {before} to {serial}; was the meter replaced?" if changed else ""
     one.identified = True
+
+
+def read_once(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict[str, Any]:
+    """One look at a meter beside the polling: what a technician compares with the display. Nothing is stored."""
+    one = Watched(meter, Learned(), ())
+    serial = _serial(line, one, clock) if meter.map.identity.serial else None
+    names = [register.quantity for register in meter.map.registers] if everything else None
+    reads = read_blocks(line, one, clock, None, line.plan(meter, one.learned, names))
+    values: dict[str, Value] = {}
+    absent: dict[str, str] = {}
+    for read in reads:
+        values.update(read.values)
+        absent.update(read.absent)
+    return {
+        "meter": meter.id,
+        "at": clock.now().isoformat().replace("+00:00", "Z"),
+        "serial": serial,
+        "values": values,
+        "absent": absent,
+        "doubts": [doubt for read in reads for doubt in read.doubts if doubt != "first reading"],
+    }
 
 
 def _seen(bus: Bus, meter: Meter, match: Match, timing: Timing) -> int | str | None:

@@ -31,8 +31,8 @@ from heliograph.core.quantity import ENERGY_UNITS, find
 from heliograph.core.registers import MeterMap, Register, Timing
 from heliograph.ports import Bus
 
-MOST_READS = 8
-"""Five in a row must agree at worst; three may go astray before that."""
+MOST_READS = 9
+"""Six in a row must agree at worst; three may go astray before that."""
 _BEGINS_ANEW = re.compile(r".*_(today|hour|month|year|resettable|partial)|energy_net.*")
 
 
