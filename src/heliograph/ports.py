@@ -44,6 +44,8 @@ class BusCounters:
     """Well-formed frames that answered somebody else's or an earlier question."""
     refused: int = 0
     drained_bytes: int = 0
+    echoed: int = 0
+    """Requests that came back unchanged: an adapter hears itself, or A and B of two lines touch."""
 
 
 class Bus(Protocol):
