@@ -160,6 +160,7 @@ class Machine:
             self.host.kill()
             self.host.wait()
         self.console.close()
+        shutil.rmtree(self.folder / "root")  # a quarter of a gigabyte
 
 
 def steps() -> dict[int, str]:
