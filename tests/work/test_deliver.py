@@ -183,3 +183,25 @@ def test_resending_blindly_would_be_seen(store: Store, clock: FakeClock) -> None
     uplink.script = ["lost"]
     run(uplink, store, clock, 30)
     assert uplink.twice != []
+
+
+def test_days_that_shared_a_request_are_asked_about_together(store: Store, clock: FakeClock) -> None:
+    """One of them may have been tried before; a platform that stores their sum cannot answer for one alone."""
+    uplink = FakeUplink(most=1)
+    uplink.script = ["busy"]
+    deliver(uplink, store, clock, Pace(1), lambda: 0.5)
+    clock.leap(hours=3)
+    uplink.most, uplink.script = 3, ["dropped"]
+    asked: list[int] = []
+    ask = uplink.ask
+
+    def watched(rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
+        asked.append(len({row.id for row in rows}))
+        return ask(rows)
+
+    uplink.ask = watched  # type: ignore[method-assign]  # the fake is watched, not replaced
+    deliver(uplink, store, clock, Pace(1), lambda: 0.5)
+    for _ in range(20):
+        clock.leap(seconds=30)
+        deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    assert asked[0] == 3

@@ -98,12 +98,13 @@ class Outbox:
         return found
 
     def waiting(self, uplink: str, state: State, now: datetime, *, limit: int = 3000) -> list[DayRow]:
-        """Unclear or accepted rows whose next look is due, by meter and day."""
+        """Unclear or accepted rows whose next look is due, by meter and day; whole claims, for they are one request."""
         clause = "NOT IN ('accepted', 'confirmed')" if state != "accepted" else "= 'accepted'"
         rows = self._db.all(
-            self._ROW + f" WHERE outbox.uplink = ? AND outbox.state {clause} AND outbox.state = ? AND outbox.due <= ?"
+            self._ROW + f" WHERE outbox.uplink = ? AND outbox.state {clause} AND outbox.state = ? AND outbox.claim IN"
+            f" (SELECT claim FROM outbox WHERE uplink = ? AND state {clause} AND state = ? AND due <= ?)"
             " ORDER BY outbox.meter, outbox.date LIMIT ?",
-            [uplink, state, micros(now), limit],
+            [uplink, state, uplink, state, micros(now), limit],
         )
         return [self._row(row) for row in rows]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TypeVar
@@ -65,7 +65,8 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
         # From here on the rows are unclear, so a power cut looks like a time-out.
         store.outbox.claim(uplink.name, parcel, now, delivery.next_look(now, now))
         verdicts = _counted(uplink, pace, clock, uplink.send, parcel)
-        _settle(uplink, store, clock, pace, jitter, parcel.rows, verdicts)
+        sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
+        _settle(uplink, store, clock, pace, jitter, sent, verdicts)
 
 
 def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Callable[[], float]) -> None:
@@ -121,14 +122,14 @@ def _settle(
         verdict = verdicts[row.id]
         match verdict.state:
             case "due":
-                due = delivery.next_try(row.attempt + 1, now, verdict.wait, jitter())
+                due = delivery.next_try(row.attempt, now, verdict.wait, jitter())
             case "unclear" | "accepted":
                 due = max(delivery.next_look(row.claimed_at or now, now), now + (verdict.wait or timedelta(0)))
             case _:
                 due = now
         settled.append((row.id, verdict, due))
         if verdict.pause_all:
-            pace.pause(delivery.next_try(row.attempt + 1, now, verdict.wait, jitter()), verdict.text or verdict.rule)
+            pace.pause(delivery.next_try(row.attempt, now, verdict.wait, jitter()), verdict.text or verdict.rule)
     store.outbox.settle(settled, now)
     kinds = sorted({(verdict.state, verdict.rule, verdict.text, verdict.remedy) for verdict in verdicts.values()})
     for state, rule, text, remedy in kinds:

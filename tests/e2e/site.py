@@ -1,0 +1,35 @@
+"""A daemon as a process of its own, on a rehearsed clock it shares with its parent, to be killed at any moment.
+
+python site.py CONFIG START RATE BEGAN (START in ISO, BEGAN on the machine's monotonic clock)
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
+
+from heliograph import app
+from heliograph.clock import RehearsalClock
+from heliograph.daemon import Daemon
+from heliograph.logs import set_up
+
+
+def main() -> None:
+    config, start, rate, began = sys.argv[1:5]
+    set_up("warning")
+    clock = RehearsalClock(datetime.fromisoformat(start), float(rate), float(began))
+    site = app.load(Path(config), clock)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with site.writer() as store:
+        daemon = Daemon(site, store)
+        daemon.start()
+        stop.wait()
+        daemon.stop()
+
+
+if __name__ == "__main__":
+    main()
