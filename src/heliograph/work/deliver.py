@@ -5,7 +5,7 @@ Batching, order, retry, pace and counting live here, once; an uplink only speaks
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -131,11 +131,13 @@ def _settle(
         if verdict.pause_all:
             pace.pause(delivery.next_try(row.attempt, now, verdict.wait, jitter()), verdict.text or verdict.rule)
     store.outbox.settle(settled, now)
-    kinds = sorted({(verdict.state, verdict.rule, verdict.text, verdict.remedy) for verdict in verdicts.values()})
-    for state, rule, text, remedy in kinds:
-        count = sum(1 for verdict in verdicts.values() if (verdict.state, verdict.rule) == (state, rule))
-        level = log.info if state in ("accepted", "confirmed") else log.warning
-        level("delivery", uplink=uplink.name, state=state, rule=rule, days=count, answer=text, hint=remedy)
+    for (state, rule, text, remedy), count in Counter(
+        (verdict.state, verdict.rule, verdict.text, verdict.remedy)
+        for row in rows
+        if (verdict := verdicts[row.id]).state != row.state or verdict.rule != row.last_rule
+    ).items():
+        tell = log.info if state in ("accepted", "confirmed") else log.warning
+        tell("delivery", uplink=uplink.name, state=state, rule=rule, days=count, answer=text, hint=remedy)
 
 
 def _counted(uplink: Uplink, pace: Pace, clock: Clock, exchange: Callable[[Given], Told], given: Given) -> Told:
