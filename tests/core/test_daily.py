@@ -41,13 +41,11 @@ def test_a_day_without_midnight_begins_when_the_clocks_jump() -> None:
 
 
 @given(
-    st.datetimes(datetime(1990, 1, 1), datetime(2037, 12, 31)),
-    st.sampled_from(
-        ["Asia/Singapore", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Pacific/Apia", "Asia/Beirut"]
-    ),
+    st.integers(631_152_000, 2_145_916_800),
+    st.sampled_from(["Asia/Singapore", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Pacific/Apia"]),
 )
-def test_every_instant_lies_in_exactly_one_day(naive: datetime, zone: str) -> None:
-    at, tz = naive.replace(tzinfo=UTC), ZoneInfo(zone)
+def test_every_instant_lies_in_exactly_one_day(second: int, zone: str) -> None:
+    at, tz = datetime.fromtimestamp(second, UTC), ZoneInfo(zone)
     day = daily.day_of(at, tz)
     assert daily.start_of(day, tz) <= at < daily.end_of(day, tz)
 
