@@ -61,6 +61,8 @@ FENCE = 4.0
 """In time-outs: answers come up to three time-outs after ours has passed."""
 OWED = 60.0
 """Seconds after which nobody expects the answer any more."""
+DISTURBED = 600.0
+"""Seconds after anything strange was heard during which copies of answers are reckoned with."""
 STRAY_ZEROS = 2
 """An RS485 line may show a 0x00 where it changes direction (seen with an SDM630, ESPHome PR 8032); no unit is 0."""
 
@@ -237,6 +239,9 @@ class RtuExchange:
         self._last = -OWED
         """When a character was last on the line, ours or anybody's."""
         self._quiet_until = -OWED
+        self._strange = -DISTURBED
+        """When something was last heard, or not heard, that should not be so."""
+        self._answered: dict[Shape, float] = {}
         self._owed: dict[Shape, _Owed] = {}
 
     def ask(self, question: Question, timing: Timing, fresh: bool) -> tuple[int, ...]:
@@ -287,6 +292,7 @@ class RtuExchange:
         if words is None:
             raise self._garbled(asked, data, "the checksum is wrong", answered=True)
         self._counters.answers += 1
+        self._answered[_shape(question)] = wire.monotonic()
         self._forget_before(_shape(question))
         return words
 
@@ -328,12 +334,15 @@ class RtuExchange:
             owed = self._owed.get(shape)
             recovered = max(self._quiet_until, owed.fence if owed else 0.0)
             ready = max(self._last + max(self._silence, timing.pause), recovered)
+            if shape in self._answered and now - self._strange < DISTURBED:
+                # On a line that repeats frames, a copy of the last answer of this shape may still be on its way.
+                ready = max(ready, self._answered[shape] + timing.timeout)
             data = wire.read(CHUNK, ready)
             if not data:
                 return
             now = wire.monotonic()
             self._counters.drained_bytes += len(data)
-            self._last = now
+            self._last = self._strange = now
             heard = (heard + data)[-CHUNK:]
             for key in [key for key in self._owed if self._holds(key, heard)]:
                 self._counters.foreign += 1
@@ -407,7 +416,8 @@ class RtuExchange:
             data = (data + more)[-CHUNK:]
             self._last = wire.monotonic()
         self._counters.garbled += 1
-        self._quiet_until = wire.monotonic() + asked.timing.timeout
+        self._strange = wire.monotonic()
+        self._quiet_until = self._strange + asked.timing.timeout
         if not (self._holds(_shape(question), data) if answered is None else answered):
             self._owe(asked)
         hint = "Noise: check shield, termination and that A and B are twisted together"
@@ -434,7 +444,8 @@ class RtuExchange:
         whole = (REFUSAL_BYTES + 2 * asked.question.count) * self._wire.character + self._slack
         fence = asked.left + FENCE * asked.timing.timeout + whole
         self._owed[_shape(asked.question)] = _Owed(fence, asked.left + OWED)
-        self._quiet_until = max(self._quiet_until, self._wire.monotonic() + asked.timing.timeout)
+        self._strange = self._wire.monotonic()
+        self._quiet_until = max(self._quiet_until, self._strange + asked.timing.timeout)
 
     @staticmethod
     def _holds(shape: Shape, data: bytes) -> bool:

@@ -22,6 +22,8 @@ JUMP = 3
 ABSENT = 5
 ZERO = 6
 """Registers that do not exist read as zeros on many devices, so wrong zeros agree with each other."""
+LEAP = 6
+"""A counter that may fall has no other witness than its repeated word."""
 ALIKE = 2
 NEVER = 0
 
@@ -137,7 +139,7 @@ def _counter(name: str, unit: str, before: float, value: float, most: float, may
         return [Doubt(name, f"{name} fell from {before:.15g} to {value:.15g} {unit}", NEVER)]
     if abs(rise) > most:
         text = f"{name} moved by {rise:.15g} {unit} where {most:.0f} are possible"
-        return [Doubt(name, text, JUMP if may_fall else NEVER)]
+        return [Doubt(name, text, LEAP if may_fall else NEVER)]
     if abs(rise) > 100 and abs(rise) > abs(before) / 8:
         # A young counter is so small that other quantities fit into the next steps of it.
         return [Doubt(name, f"{name} grew from {before:.15g} to {value:.15g} {unit}", JUMP)]
