@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from heliograph.core.delivery import FOLLOWS, DayRow, Missing, Parcel, ReadBack, Stored, Unknown, Verdict
 from heliograph.ports import Uplink
@@ -76,8 +78,8 @@ def via(make: Make, handler: Callable[[httpx.Request], httpx.Response]) -> Uplin
     )
 
 
-def sent(uplink: Uplink, given: list[DayRow] | None = None) -> tuple[Parcel, Mapping[int, Verdict]]:
-    parcel = uplink.pack(given or rows())
+def sent(uplink: Uplink) -> tuple[Parcel, Mapping[int, Verdict]]:
+    parcel = uplink.pack(rows())
     assert parcel is not None
     return parcel, uplink.send(parcel)
 
@@ -197,21 +199,55 @@ def test_each_row_gets_one_verdict_that_may_follow_whatever_the_status(make: Mak
             assert verdict.state == "accepted" or verdict.remedy, status
 
 
+NAMES = [
+    *("Data", "StatusCode", "Errors", "Meta", "Message", "Key", "Messages", "ProcessId", "Id", "Status", "Timestamp"),
+    *("RemoteInvId", "PeriodProductionInKWh", "AccumulatedEnergyInKWh", "TotalPage", "TotalItems", "CurrentPage"),
+    *("message", "statusCode", "error", "success", "ongoing", "historyread", "enddate", "value", "numberOfPages"),
+]
+PLAIN = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 600),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(
+        ["", "2026-05-01", "2026-05-01T16:00:00Z", "9999-99-99", "Success", "12", "0.123", "Failed, MaxEnergy: 0"]
+    ),
+)
+JSON = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
+    max_leaves=12,
+)
+
+
+@EVERY
+@settings(max_examples=150, deadline=None)
+@given(status=st.sampled_from([200, 200, 200, 201, 400, 401, 404, 409, 422, 500]), body=JSON)
+def test_no_json_whatsoever_raises(make: Make, status: int, body: Any) -> None:
+    content = json.dumps(body).encode()
+    uplink = via(make, always(status, content))
+    parcel, verdicts = sent(uplink)
+    assert set(verdicts) == {row.id for row in parcel.rows}
+    found = uplink.ask(rows(state="unclear"))
+    assert all(isinstance(entry, Stored | Missing | Unknown) for entry in found.values())
+    assert all(isinstance(entry, Verdict) for entry in uplink.follow(rows(process_id="12")).values())
+
+
 # Packing
 
 
 @EVERY
 def test_packing_is_pure_and_what_is_packed_was_given(make: Make) -> None:
     uplink = via(make, always(500, b""))
-    given = rows() + rows(2, "barn", 11)
-    first, second = uplink.pack(given), uplink.pack(list(given))
+    days = rows() + rows(2, "barn", 11)
+    first, second = uplink.pack(days), uplink.pack(list(days))
     assert first is not None
     assert first == second
     ids = [row.id for row in first.rows]
-    assert set(first.rows) <= set(given)
+    assert set(first.rows) <= set(days)
     assert len(ids) == len(set(ids))
-    days = [row.day for row in first.rows if row.meter == "roof"]
-    assert days == sorted(days)
+    order = [row.day for row in first.rows if row.meter == "roof"]
+    assert order == sorted(order)
     assert first.path.startswith("/")
     json.loads(first.body)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -271,6 +273,19 @@ def test_ordinary_words_stay() -> None:
 def test_an_answer_shows_no_body_in_its_repr() -> None:
     found = via(lambda _: httpx.Response(200, json={"AccessToken": "CANARY"})).exchange("POST", "/x", token="CANARY2")
     assert "CANARY" not in repr(found)
+
+
+def test_the_command_line_of_the_library_is_not_loaded() -> None:
+    """It draws in rich and pygments, a twelfth of the memory the whole daemon may take."""
+    program = (
+        "import sys; from heliograph.uplink.http import Http, NotSent;"
+        "found = Http('http://127.0.0.1:1').exchange('GET', '/');"
+        "assert isinstance(found, NotSent), found;"
+        "assert 'httpx' in sys.modules;"
+        "print([name for name in ('rich', 'pygments', 'click') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # Against a real socket

@@ -15,6 +15,7 @@ import ipaddress
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, quote_plus, urlsplit
 
 import heliograph
@@ -158,6 +159,7 @@ class Http:
         hide: Iterable[str] = (),
     ) -> Exchange:
         """One request and its answer. What `hide` names never shows in a text that comes back."""
+        _leave_out_command_line()
         import httpx
 
         secrets = frozenset(hide) | ({token} if token else frozenset())
@@ -270,6 +272,11 @@ class Http:
         if self._socket is not None:
             with contextlib.suppress(OSError):  # it was closed in the meantime
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def _leave_out_command_line() -> None:
+    """httpx imports its own command line wherever rich and pygments are installed: 4.5 MiB for nothing."""
+    cast(dict[str, Any], sys.modules).setdefault("httpx._main", None)  # an import of it is then an ImportError
 
 
 def checked(base_url: str) -> str:
