@@ -60,7 +60,9 @@ class VirtualLine:
         self.last_end = 0.0
         """When the last character so far, ours or theirs, is over."""
         self._hear = hear
-        self._talks: list[list[tuple[float, int]]] = []
+        self._talks: list[list[tuple[float, int, int]]] = []
+        """For each talker the bytes not yet taken: when each arrives, its number on this line, the byte."""
+        self._said = 0
 
     # Wire
 
@@ -96,7 +98,8 @@ class VirtualLine:
         """A talker sends `data`, beginning at `at`."""
         if data:
             c = self.character
-            self._talks.append([(at + (n + 1) * c, byte) for n, byte in enumerate(data)])
+            self._talks.append([(at + (n + 1) * c, self._said + n, byte) for n, byte in enumerate(data)])
+            self._said += len(data)
             self.last_end = max(self.last_end, at + len(data) * c)
 
     def anybody_speaks(self, begin: float, end: float) -> bool:
@@ -106,10 +109,10 @@ class VirtualLine:
         now = self.now + 1e-9
         if not self._talks or all(talk[0][0] > now for talk in self._talks):
             return b""
-        here = sorted(pair for talk in self._talks for pair in talk if pair[0] <= now)[:most]
+        here = sorted(one for talk in self._talks for one in talk if one[0] <= now)[:most]
         taken = frozenset(here)
-        self._talks = [left for talk in self._talks if (left := [pair for pair in talk if pair not in taken])]
-        return bytes(byte for _, byte in here)
+        self._talks = [left for talk in self._talks if (left := [one for one in talk if one not in taken])]
+        return bytes(byte for _, _, byte in here)
 
 
 class Registers:
