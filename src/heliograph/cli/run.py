@@ -17,9 +17,9 @@ from heliograph.cli.options import app_of, config_option
 @config_option
 @click.option("--log", "level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def command(config: Path | None, level: str) -> int:
+    from heliograph.logs import set_up  # isort: skip  # first, for what it keeps out of memory
     from heliograph import control
     from heliograph.daemon import Daemon, notify
-    from heliograph.logs import set_up
 
     set_up(level)
     os.umask(0o077)

@@ -44,7 +44,7 @@ class Reading:
     index_wh: int | None
     values: Mapping[str, float | int] = field(default_factory=dict)
     words: tuple[int, ...] = ()
-    """Raw words of the block that held the production counter."""
+    """Raw words of the production counter (and what lies between them), from `source.address` on."""
     source: Source | None = None
     doubt: str = ""
     id: int | None = None

@@ -23,6 +23,7 @@ class Readings:
         self._boot: int | None = None
         self._meters: dict[str, int] = {}
         self._maps: dict[str, int] = {}
+        self._layouts: dict[tuple[str, ...], int] = {}
         self._last_good: dict[str, Reading] = {}
 
     def begin(self, site: str, timezone: str, boot_id: str, now: datetime) -> None:
@@ -94,8 +95,8 @@ class Readings:
                 meter, source = self.meter_id(reading.meter), reading.source
                 cursor = self._db.execute(
                     "INSERT INTO reading (prev, meter, at, boot, since_boot, trusted, index_wh, doubt, unit, function,"
-                    " address, map, words, vals) VALUES ((SELECT last FROM meter WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?,"
-                    " ?, ?, ?, ?, ?)",
+                    " address, map, words, layout, vals) VALUES ((SELECT last FROM meter WHERE id = ?),"
+                    " ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         meter,
                         meter,
@@ -110,7 +111,8 @@ class Readings:
                         source.address if source else None,
                         self._map_id(source.map_digest) if source else None,
                         struct.pack(f">{len(reading.words)}H", *reading.words),
-                        json.dumps(reading.values, separators=(",", ":")),
+                        self._layout_id(tuple(reading.values)),
+                        json.dumps(list(reading.values.values()), separators=(",", ":")),
                     ),
                 )
                 self._db.execute("UPDATE meter SET last = ? WHERE id = ?", (cursor.lastrowid, meter))
@@ -118,10 +120,20 @@ class Readings:
                     added[reading.meter] = replace(reading, id=cast(int, cursor.lastrowid))
         self._last_good.update(added)
 
+    def _layout_id(self, names: tuple[str, ...]) -> int:
+        if names not in self._layouts:
+            text = json.dumps(names, separators=(",", ":"))
+            self._db.execute("INSERT OR IGNORE INTO layout (names) VALUES (?)", [text])
+            row = self._db.one("SELECT id FROM layout WHERE names = ?", [text])
+            if row is None:
+                raise StoreError("a layout that was just written is not there", hint="Report this.")
+            self._layouts[names] = row["id"]
+        return self._layouts[names]
+
     _READING = (
-        "SELECT reading.*, meter.name AS meter_name, boot.boot AS boot_name, map.digest AS digest FROM reading"
-        " JOIN meter ON meter.id = reading.meter JOIN boot ON boot.id = reading.boot"
-        " LEFT JOIN map ON map.id = reading.map"
+        "SELECT reading.*, layout.names AS names, meter.name AS meter_name, boot.boot AS boot_name,"
+        " map.digest AS digest FROM reading JOIN meter ON meter.id = reading.meter JOIN boot ON boot.id = reading.boot"
+        " JOIN layout ON layout.id = reading.layout LEFT JOIN map ON map.id = reading.map"
     )
 
     @staticmethod
@@ -134,7 +146,7 @@ class Readings:
             row["meter_name"],
             Moment(moment(row["at"]), row["boot_name"], row["since_boot"] / 1000, bool(row["trusted"])),
             row["index_wh"],
-            json.loads(row["vals"]),
+            dict(zip(json.loads(row["names"]), json.loads(row["vals"]), strict=True)),
             words,
             source,
             row["doubt"],

@@ -43,6 +43,11 @@ CREATE TABLE meter (
     last INTEGER                    -- newest reading
 ) STRICT;
 
+CREATE TABLE layout (
+    id INTEGER PRIMARY KEY,
+    names TEXT NOT NULL UNIQUE      -- of the quantities in reading.vals, JSON: written once, not with every row
+) STRICT;
+
 CREATE TABLE reading (
     id INTEGER PRIMARY KEY,
     prev INTEGER,                   -- the reading of this meter before
@@ -57,8 +62,9 @@ CREATE TABLE reading (
     function TEXT,
     address INTEGER,
     map INTEGER,
-    words BLOB NOT NULL,            -- raw register words, big-endian
-    vals TEXT NOT NULL              -- the other quantities, JSON
+    words BLOB NOT NULL,            -- raw register words of the production counter, big-endian
+    layout INTEGER NOT NULL,
+    vals TEXT NOT NULL              -- the other quantities, JSON, in the order of the layout
 ) STRICT;
 
 CREATE TABLE border (

@@ -84,12 +84,17 @@ def _reading(reading: Reading, meter: Meter) -> dict[str, Any]:
     words = [at[address] for address in addresses(register)]
     order = meter.map.order_of(register)
     factors = {name: Decimal(str(number)) for name, number in meter.factors}
-    shown = value(register, order, words, factors=factors)
+    factors |= {name: Decimal(str(reading.values[name])) for name in register.times if name in reading.values}
+    exponent = None
+    if register.scale_register is not None and register.scale_register in at:
+        exponent = at[register.scale_register] - (at[register.scale_register] >> 15 << 16)
+    shown = value(register, order, words, exponent=exponent, factors=factors)
     if not isinstance(shown, Absent):
         raw = " ".join(f"{word:04X}" for word in words)
         place = ", ".join(f"0x{address:04X}" for address in addresses(register))
         found["decoding"] = (
-            f"{meter.production} at {place}: {raw} as {register.type} {order} = {shown} {register.unit},"
+            f"{meter.production} at {place}: {raw} as {register.type} {order} = {shown} {register.unit}"
+            f"{''.join(f' x {name} {factors[name]}' for name in register.times if name in factors)},"
             f" floored to {reading.index_wh} Wh"
         )
     return found

@@ -14,8 +14,8 @@ import structlog
 
 from heliograph.core import daily
 from heliograph.core import line as lines
-from heliograph.core.decode import Absent, value, width
-from heliograph.core.errors import BusError, BusRefused
+from heliograph.core.decode import Absent, addresses, value, width
+from heliograph.core.errors import BusError, BusRefused, BusUnreachable
 from heliograph.core.plan import Block, Learned, LineCost, after_refusal, line_cost, plan
 from heliograph.core.plausible import Known, Value
 from heliograph.core.readings import Moment, Reading, Source
@@ -140,6 +140,14 @@ def _round(
         began, id = clock.since_boot(), one.meter.id
         try:
             reading = read_meter(line, one, store, clock, live)
+        except BusUnreachable as error:
+            # The line itself is down: no meter on it can be asked, and none of them is to blame.
+            if live.errors.get(id) != error.message:
+                log.warning("bus_unreachable", bus=line.bus_id, error=error.message, hint=error.hint)
+            live.errors.update({meter.id: error.message for meter in line.order})
+            for other in watched:
+                other.identified = False
+            break
         except BusError as error:
             now = clock.since_boot()
             one.dead, one.identified = True, False
@@ -167,7 +175,8 @@ def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo) -> list[Readin
     if last is not None:
         newest = before or last
         crossed = daily.day_of(newest.moment.at, zone) != daily.day_of(reading.moment.at, zone)
-        due = reading.moment.at - last.moment.at >= one.meter.store_every
+        # Half a period early is in time: the next round would be half a period late.
+        due = reading.moment.at - last.moment.at >= one.meter.store_every - one.meter.every / 2
         changed = reading.doubt != last.doubt or reading.moment.trusted != last.moment.trusted
         if not (crossed or due or changed):
             one.unstored = reading
@@ -273,9 +282,18 @@ def _reading(one: Watched, reads: Sequence[BlockRead], clock: Clock) -> Reading:
         doubt = "; ".join(holder.doubts) if suspect else f"{meter.production} reads 0, which is no reading"
     elif believed is None:
         doubt = holder.absent.get(meter.production) or "; ".join(holder.doubts) or "no value"
+    words, source = _evidence(meter, holder)
+    return Reading(meter.id, moment_at(clock, holder.at), index, values, words, source, one.stranger or doubt)
+
+
+def _evidence(meter: Meter, holder: BlockRead) -> tuple[tuple[int, ...], Source]:
+    """The words of the production counter as they came, with where they came from."""
     block = holder.block
-    source = Source(meter.unit, block.function, block.address, block.count, meter.map_digest)
-    return Reading(meter.id, moment_at(clock, holder.at), index, values, holder.words, source, one.stranger or doubt)
+    register = next(one for one in block.registers if one.quantity == meter.production)
+    touched = [*addresses(register), *([register.scale_register] if register.scale_register is not None else [])]
+    first, last = min(touched), max(touched)
+    words = holder.words[first - block.address : last - block.address + 1]
+    return words, Source(meter.unit, block.function, first, len(words), meter.map_digest)
 
 
 def moment_at(clock: Clock, since_boot: float) -> Moment:

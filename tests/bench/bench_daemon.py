@@ -1,0 +1,121 @@
+"""Memory and CPU of the daemon with ten meters, everything stored durably: python tests/bench/bench_daemon.py [SECONDS]
+
+The meters are polled every second so that a thousand polls take less than two minutes; a poll costs what it costs, and
+every poll is stored here, which a site does six times less often. The limits are those of ten meters every ten seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from heliograph import library
+from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.sandbox import Sandbox
+from heliograph.rehearsal.server import Server
+from heliograph.store import Store
+
+METERS = 10
+CONFIG = """
+[site]
+id = "bench"
+timezone = "Asia/Singapore"
+data_dir = "{folder}/data"
+[[bus]]
+id = "lan"
+url = "{bus}"
+every = "{every}"
+store_every = "{every}"
+pause = "0ms"
+[uplink.redex]
+base_url = "{platform}"
+token = {{ file = "{folder}/token" }}
+[clock]
+trust = "always"
+"""
+METER = """
+[[meter]]
+id = "m{unit}"
+bus = "lan"
+unit = {unit}
+map = "eastron-sdm630"
+rated_kw = 50
+report_as = {{ redex = "M{unit}" }}
+"""
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 100.0
+    loaded = library.load("eastron-sdm630", local=None).map
+    meters = {
+        unit: SimulatedMeter(loaded, clock=lambda: datetime.now(UTC), unit=unit, start_export_wh=41_230_700, seed=unit)
+        for unit in range(1, METERS + 1)
+    }
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Server(meters) as server,
+        Sandbox(now=lambda: datetime.now(UTC), token="token") as platform,
+    ):
+        folder = Path(name)
+        (folder / "token").write_text("token")
+        text = CONFIG.format(folder=folder, bus=server.url, platform=platform.url, every="1s")
+        (folder / "config.toml").write_text(text + "".join(METER.format(unit=unit) for unit in meters))
+        command = [sys.executable, "-m", "heliograph", "run", "--log", "error", "--config", str(folder / "config.toml")]
+        with subprocess.Popen(command) as child:
+            while not _settled(folder):  # start, identification and commissioning are not what is measured
+                time.sleep(0.5)
+            before, first = _cpu(child.pid), _polls(folder)
+            written = _written(child.pid)
+            time.sleep(seconds)
+            cpu, polls = _cpu(child.pid) - before, _polls(folder) - first
+            written = _written(child.pid) - written
+            memory = _resident(child.pid)
+            child.terminate()
+            child.wait()
+    print(f"{polls} meter polls in {seconds:g} s, each stored and flushed in a round of {METERS}")
+    print(f"CPU     {1000 * cpu / polls:6.2f} s per 1,000 meter polls   limit 3 s")
+    print(f"memory  {memory:6.1f} MB resident                  limit 60 MB")
+    daily = written / polls * METERS * 1440 / 1e6
+    print(
+        f"writes  {written / polls:6.0f} bytes per stored reading       {daily:.1f} MB a day at one a minute (limit 40)"
+    )
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident(pid: int) -> float:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1000
+
+
+def _written(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("write_bytes")).split()[1])
+
+
+def _settled(folder: Path) -> bool:
+    if not (folder / "data" / "heliograph.db").exists():
+        return False
+    store = Store.reader(folder / "data")
+    begun = [store.days.first_border(meter) for meter in store.readings.meters()]
+    store.close()
+    return len(begun) == METERS and None not in begun
+
+
+def _polls(folder: Path) -> int:
+    store = Store.reader(folder / "data")
+    row = store._connection.one("SELECT count(*) AS n FROM reading")
+    store.close()
+    return int(row["n"]) if row else 0
+
+
+if __name__ == "__main__":
+    main()
