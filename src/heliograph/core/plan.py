@@ -69,6 +69,10 @@ def wire_time(block: Block, cost: LineCost) -> float:
     return cost.of(block.count)
 
 
+LENGTHENED = 0x10000
+"""In place of an address among the refused: this function's blocks are not to be lengthened."""
+
+
 # What a device has taught us ------------------------------------------------------------------------------------
 
 
@@ -110,7 +114,7 @@ def after_refusal(map: MeterMap, block: Block, code: int, learned: Learned) -> L
         smaller = [words for words in map.fallback_words if words < block.count]
         return replace(learned, max_words=max(smaller, default=block.count // 2), hunt=hunt)
     if (first, last) != (core_first, core_last):  # lengthened only to tell it from another block
-        culprits = {address for address in range(first, last + 1) if not core_first <= address <= core_last}
+        culprits = {LENGTHENED}
     else:
         culprits = {address for register in block.registers for address in addresses(register)}
     refused = {*learned.refused, *((block.function, address) for address in culprits)}
@@ -189,7 +193,9 @@ def plan(
                 requests += [[atom] for atom in atoms]
             else:
                 requests += _with_witness(map, function, atoms, space, cost, production or map.production)
-        blocks += _told_apart([_block(function, request) for request in requests], space)
+        blocks += _told_apart(
+            [_block(function, request) for request in requests], space, (function, LENGTHENED) in refused
+        )
     return tuple(sorted(blocks, key=lambda b: (not any(r.quantity in factors for r in b.registers), b.address)))
 
 
@@ -371,7 +377,7 @@ def _block(function: Function, atoms: Sequence[_Atom]) -> Block:
     return Block(function, first, last - first + 1, tuple(registers))
 
 
-def _told_apart(blocks: list[Block], space: _Space) -> list[Block]:
+def _told_apart(blocks: list[Block], space: _Space, as_they_are: bool) -> list[Block]:
     """The same blocks with different lengths, so that a late answer to one cannot pass for another's.
 
     One of two equal blocks is lengthened by registers that may be read; where none may, both are marked.
@@ -382,7 +388,7 @@ def _told_apart(blocks: list[Block], space: _Space) -> list[Block]:
         options = [
             (longer.count - block.count, n, longer)
             for n, block in enumerate(blocks)
-            if counts.count(block.count) > 1
+            if counts.count(block.count) > 1 and not as_they_are
             for longer in _longer(block, space, frozenset(counts))
         ]
         if not options:
