@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DIALECT_KEYS = (
     "path_single",
     "path_batch",
+    "path_query",
     "path_status",
     "accumulated_field",
     "send_frequency_type",
@@ -71,7 +72,7 @@ class App:
         if (redex := self.config.settings.uplink.redex) is not None:
             found.append(_redex(redex, self.clock))
         if (drec := self.config.settings.uplink.drec) is not None:
-            found.append(_drec(drec, self.clock, {meter.id: meter.baseline_wh for meter in self.meters}))
+            found.append(_drec(drec, self.clock, self.meters))
         return found
 
     def per_minute(self, uplink: str) -> int:
@@ -262,8 +263,8 @@ def _redex(chosen: RedexSettings, clock: Clock) -> Uplink:
     return Redex("redex", http, how, source, clock.now, absent_after=chosen.absent_after)
 
 
-def _drec(chosen: DrecSettings, clock: Clock, zero_wh: Mapping[str, int]) -> Uplink:
-    from heliograph.uplink.drec import Drec
+def _drec(chosen: DrecSettings, clock: Clock, meters: tuple[Meter, ...]) -> Uplink:
+    from heliograph.uplink.drec import Drec, Plant
     from heliograph.uplink.http import Http
     from heliograph.uplink.tokens import StaticToken, drec_login
 
@@ -274,4 +275,13 @@ def _drec(chosen: DrecSettings, clock: Clock, zero_wh: Mapping[str, int]) -> Upl
     else:
         assert chosen.token is not None  # settings: either token or login
         source = StaticToken(_secret(chosen.token))
-    return Drec("drec", http, chosen.read_type, source, clock.now, organization=chosen.organization_id, zero_wh=zero_wh)
+    return Drec(
+        "drec",
+        http,
+        chosen.read_type,
+        source,
+        clock.now,
+        organization=chosen.organization_id,
+        zero_wh={meter.id: meter.baseline_wh for meter in meters},
+        plants={meter.id: Plant(meter.rated_kw) for meter in meters},
+    )

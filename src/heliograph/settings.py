@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,12 +130,18 @@ class DrecLogin(Part):
     password: Secret
 
 
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _base_url(text: str) -> str:
     url = urlsplit(text)
-    loopback = url.hostname in ("localhost", "::1") or (url.hostname or "").startswith("127.")
     if url.scheme not in ("https", "http") or not url.hostname:
         raise ValueError("write https://host of the platform")
-    if url.scheme == "http" and not loopback:
+    if url.scheme == "http" and not _loopback(url.hostname):
         raise ValueError("plain http would show the token to everybody on the way; use https")
     return text.rstrip("/")
 
@@ -159,6 +166,7 @@ class RedexSettings(UplinkSettings):
     dialect: Literal["grouped-2024", "legacy"] = "grouped-2024"
     path_single: str | None = None
     path_batch: str | None = None
+    path_query: str | None = None
     path_status: tuple[str, ...] | None = None
     accumulated_field: str | None = None
     send_frequency_type: bool | None = None

@@ -115,21 +115,24 @@ def _settle(
     rows: Sequence[DayRow],
     verdicts: Mapping[int, Verdict],
 ) -> None:
-    """Writes down what the answers meant and when to look or try again."""
-    now = clock.now()
+    """Writes down what the answers meant and when to look or try again.
+
+    One draw of chance for all rows of a request: what was sent together comes due together.
+    """
+    now, chance = clock.now(), jitter()
     settled = []
     for row in rows:
         verdict = verdicts[row.id]
         match verdict.state:
             case "due":
-                due = delivery.next_try(row.attempt, now, verdict.wait, jitter())
+                due = delivery.next_try(row.attempt, now, verdict.wait, chance)
             case "unclear" | "accepted":
                 due = max(delivery.next_look(row.claimed_at or now, now), now + (verdict.wait or timedelta(0)))
             case _:
                 due = now
         settled.append((row.id, verdict, due))
         if verdict.pause_all:
-            pace.pause(delivery.next_try(row.attempt, now, verdict.wait, jitter()), verdict.text or verdict.rule)
+            pace.pause(delivery.next_try(row.attempt, now, verdict.wait, chance), verdict.text or verdict.rule)
     store.outbox.settle(settled, now)
     for (state, rule, text, remedy), count in Counter(
         (verdict.state, verdict.rule, verdict.text, verdict.remedy)

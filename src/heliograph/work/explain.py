@@ -91,7 +91,7 @@ def _reading(reading: Reading, meter: Meter) -> dict[str, Any]:
     shown = value(register, order, words, exponent=exponent, factors=factors)
     if not isinstance(shown, Absent):
         raw = " ".join(f"{word:04X}" for word in words)
-        place = ", ".join(f"0x{address:04X}" for address in addresses(register))
+        place = ", ".join(f"0x{address:04X}" for address in register.addresses or addresses(register)[:1])
         found["decoding"] = (
             f"{meter.production} at {place}: {raw} as {register.type} {order} = {shown} {register.unit}"
             f"{''.join(f' x {name} {factors[name]}' for name in register.times if name in factors)},"
