@@ -1,0 +1,210 @@
+"""What a person on the roof is told, in text and in JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from heliograph.cli import VERBS, heliograph
+from heliograph.core.delivery import Parcel, Verdict
+from heliograph.core.errors import HeliographError
+from heliograph.core.readings import Moment, Reading, Source
+from heliograph.store import Store
+from heliograph.work.close_days import close_days
+from tests.fakes import RULES, START, FakeClock, a_meter
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+[site]
+id = "sg-0042"
+timezone = "Asia/Singapore"
+data_dir = "{folder}/data"
+[[bus]]
+id = "rs485"
+url = "serial:///dev/ttyUSB0?baudrate=9600"
+[[meter]]
+id = "roof"
+bus = "rs485"
+map = "eastron-sdm630"
+rated_kw = 50
+report_as = {{ redex = "STR1" }}
+[uplink.redex]
+base_url = "https://uat-api.redex.eco"
+token = {{ file = "{folder}/token" }}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Two closed days (the first one sent, the second refused), one held over a gap, and a doubt in between."""
+    (tmp_path / "token").write_text("token")
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(folder=tmp_path))
+    (tmp_path / "data").mkdir()
+    clock, meter = FakeClock(), a_meter()
+    store = Store.writer(tmp_path / "data")
+    store.readings.begin("sg-0042", "Asia/Singapore", "boot-1", START)
+    store.readings.know_map(meter.map_digest, meter.map.name, "")
+    store.readings.know_meter("roof", "energy_export")
+    store.readings.remember_serial("roof", "23451234")
+    source = Source(1, "input", 0x4A, 2, meter.map_digest)
+    for hours, wh, doubt in (
+        (8, 41_230_000, ""),
+        (12, 7, "energy_export fell from 41230000 to 7 Wh"),
+        (23.99, 41_271_237, ""),
+        (47.99, 41_300_000, ""),
+        (60, 41_310_000, ""),
+        (100, 41_350_000, ""),
+        (119.99, 41_360_000, ""),
+    ):
+        moment = Moment(START + timedelta(hours=hours), "boot-1", hours * 3600, True)
+        store.readings.add([Reading("roof", moment, wh, {"frequency": 50.0}, (0x471D, 0x12DA), source, doubt)])
+    clock.at = START + timedelta(hours=121)
+    close_days([meter], store, clock, RULES)
+    rows = store.outbox.candidates("platform", clock.now(), ordered=False, limit=1)
+    parcel = Parcel("/public/v2/generation-datas/batches", b"{}", tuple(rows))
+    store.outbox.claim("platform", parcel, clock.now(), clock.now())
+    store.outbox.settle([(rows[0].id, Verdict("accepted", "201", process_id="20745"), clock.now())], clock.now())
+    rows = store.outbox.candidates("platform", clock.now(), ordered=False, limit=1)
+    store.outbox.claim("platform", Parcel("/x", b"{}", tuple(rows)), clock.now(), clock.now())
+    refused = Verdict("rejected", "R422", "RemoteInvId is unknown", remedy="Register the inverter.")
+    store.outbox.settle([(rows[0].id, refused, clock.now())], clock.now())
+    store.close()
+    return config
+
+
+Ask = Callable[..., Result]
+
+
+@pytest.fixture
+def ask(site: Path) -> Ask:
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(heliograph, ["--config", str(site), *words], standalone_mode=False)
+
+    return run
+
+
+def code(result: Result) -> int | None:
+    if isinstance(result.exception, HeliographError):
+        return result.exception.exit_code
+    if result.exception is not None:
+        raise result.exception
+    value: int | None = result.return_value
+    return value
+
+
+def test_days_lists_closed_and_held_days_with_reasons(ask: Ask) -> None:
+    found = ask("days", "--from", "2026-03-14", "--to", "2026-03-19")
+    assert code(found) == 1
+    assert re.search(r"roof +2026-03-14 +closed +41\.237 +41\.237", found.stdout)
+    assert re.search(r"roof +2026-03-16 +held +- +-  *no reading for 40\.0 h over midnight", found.stdout)
+    rows = json.loads(ask("days", "roof", "--from", "2026-03-14", "--to", "2026-03-19", "--json").stdout)
+    assert [(row["day"][-2:], row["state"], row["period_wh"]) for row in rows] == [
+        ("14", "closed", 41_237),
+        ("15", "closed", 28_763),
+        ("16", "held", None),
+        ("17", "held", None),
+        ("18", "held", None),
+    ]
+
+
+def test_explain_walks_back_to_the_words(ask: Ask) -> None:
+    found = ask("explain", "roof", "2026-03-14")
+    assert code(found) == 0
+    for words in (
+        "41.237 kWh = 41271.237 - 41230.000",
+        "meter serial 23451234",
+        "first reading of this meter",
+        "unit 1, input 0x004A+2",
+        "words 471D 12DA",
+        "energy_export at 0x004A: 471D 12DA as float32 ABCD",
+        "excluded 04:00:00 UTC, counter 0.007 kWh: energy_export fell",
+        "platform as STR-roof: accepted",
+        "process 20745",
+    ):
+        assert words in found.stdout, words
+    told = json.loads(ask("explain", "roof", "2026-03-14", "--json").stdout)
+    assert told["period_wh"] == told["closing"]["index_wh"] - told["opening"]["index_wh"] == 41_237
+    assert told["closing"]["before"]["words"] == ["471D", "12DA"]
+    held = ask("explain", "roof", "2026-03-17")
+    assert code(held) == 1 and "held" in held.stdout
+
+
+def test_backlog_says_why_and_what_to_do(ask: Ask) -> None:
+    found = ask("backlog")
+    assert code(found) == 1
+    assert "RemoteInvId is unknown" in found.stdout and "Register the inverter." in found.stdout
+    rows = json.loads(ask("backlog", "--json").stdout)
+    assert [row["state"] for row in rows] == ["accepted", "rejected"]
+
+
+def test_status_of_a_gateway_that_does_not_run(ask: Ask) -> None:
+    found = ask("status")
+    assert code(found) == 1
+    assert "NOT running" in found.stdout and "3 days are held" in found.stdout
+    told = json.loads(ask("status", "--json").stdout)
+    assert told["meters"][0]["total_wh"] == 41_360_000 - 41_230_000
+
+
+def test_plan_shows_requests_bytes_and_time(ask: Ask) -> None:
+    found = ask("plan", "roof", "--json")
+    requests = json.loads(found.stdout)[0]["requests"]
+    assert sum(len(request["quantities"]) for request in requests) == 20
+    assert all(request["bytes"] == 13 + 2 * request["count"] for request in requests)
+    assert "ms a round" in ask("plan").stdout
+
+
+def test_check_names_what_will_be_done(ask: Ask) -> None:
+    found = ask("check")
+    assert code(found) == 0
+    assert "roof: unit 1 on rs485, map eastron-sdm630 (documented), energy_export is production" in found.stdout
+    assert json.loads(ask("check", "--json").stdout)["meters"][0]["reports"] == {"redex": "STR1"}
+    assert json.loads(ask("check", "--schema").stdout)["title"] == "Heliograph configuration"
+
+
+def test_reading_a_port_that_is_not_there_says_so(ask: Ask) -> None:
+    found = ask("read", "roof")
+    assert code(found) == 69
+    assert isinstance(found.exception, HeliographError)
+    assert "/dev/ttyUSB0" in found.exception.message and found.exception.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["read", "rof"], "Did you mean roof"),
+        (["explain", "roof", "14.3."], "2026-03-14"),
+        (["explain", "roo", "today"], "roof"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_right_one(ask: Ask, words: Sequence[str], says: str) -> None:
+    found = ask(*words)
+    assert isinstance(found.exception, HeliographError)
+    assert says in found.exception.hint
+
+
+def test_a_misspelt_verb_is_answered_with_the_nearest() -> None:
+    found = CliRunner().invoke(heliograph, ["stauts"])
+    assert found.exit_code == 2 and "Did you mean status?" in found.output
+
+
+def test_version_tells_what_runs() -> None:
+    told = json.loads(CliRunner().invoke(heliograph, ["version", "--json"]).output)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", told["heliograph"])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_exists_has_help_and_stands_in_the_readme(verb: str) -> None:
+    found = CliRunner().invoke(heliograph, [verb, "--help"])
+    assert found.exit_code == 0 and "Usage:" in found.output
+    assert re.search(rf"(?m)^\| `{verb}\b", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_the_fakes_clock_is_aware() -> None:
+    assert FakeClock().now().tzinfo is UTC and isinstance(START, datetime) and START.date() == date(2026, 3, 13)
