@@ -27,6 +27,7 @@ def main() -> None:
     with site.writer() as store:
         daemon = Daemon(site, store)
         daemon.start()
+        print("ready", flush=True)
         stop.wait()
         daemon.stop()
 
