@@ -55,9 +55,10 @@ class Doubt:
 
 
 def step_wh(register: Register, wh: float) -> int:
-    """The smallest amount, in Wh and rounded up, by which this counter can move at that value.
+    """The largest single step, in Wh and rounded up, in which this counter can move at that value.
 
-    A float32 has 24 bits: a counter in kWh moves by 1 Wh up to 16,384 kWh and by 62.5 Wh near 1,000,000 kWh.
+    A float32 has 24 bits: a counter in kWh moves by 1 Wh up to 16,384 kWh and by 62.5 Wh near 1,000,000 kWh. What is
+    shown of it, the shortest decimal, may lie half a step off on either side, so that it moves by up to two steps.
     """
     unit, factor = UNITS[register.unit]
     if unit not in ENERGY_UNITS:
@@ -65,7 +66,7 @@ def step_wh(register: Register, wh: float) -> int:
     in_register = abs(Decimal(wh) / factor)
     if register.type == "float32":
         raw = float(in_register / abs(register.scale)) if register.scale else 0.0
-        step = Decimal(math.ldexp(1.0, math.frexp(raw)[1] - 24)) * abs(register.scale)
+        step = Decimal(math.ldexp(1.0, math.frexp(raw)[1] - 23)) * abs(register.scale)
     elif register.type == "float64":
         step = Decimal(0)
     else:
