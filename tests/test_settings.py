@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 from pydantic import BaseModel
 
@@ -134,3 +136,14 @@ def test_the_example_shows_every_key_with_its_default() -> None:
         model = settings._models(settings.Settings.model_fields[table].annotation)
         assert model is not None
         assert model.model_validate(shown[table]) == model()
+
+
+def test_the_schema_for_editors_is_the_models() -> None:
+    """Made anew with: heliograph check --schema > deploy/config.schema.json"""
+    shipped = json.loads((ROOT / "deploy" / "config.schema.json").read_text(encoding="utf-8"))
+    assert shipped == settings.Settings.model_json_schema()
+    example = tomllib.loads((ROOT / "config.example.toml").read_text(encoding="utf-8"))
+    jsonschema.validate(example, shipped)
+    example["site"]["timezon"] = "x"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(example, shipped)

@@ -15,6 +15,8 @@ from heliograph import control, library
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.server import Server
 from heliograph.store import Store
+from tests.fakes import FakeClock
+from tests.work.test_deliver import make_store
 
 CONFIG = """
 [site]
@@ -95,4 +97,30 @@ def test_a_gateway_starts_answers_and_stops_within_five_seconds(tmp_path: Path) 
     store = Store.reader(tmp_path / "data")
     last = store.readings.last("roof")
     assert last is not None and last.good
+    store.close()
+
+
+def test_a_request_that_hangs_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """A platform that takes the request and never answers: the row is unclear on disk, nothing has to wait."""
+    make_store(tmp_path / "data", FakeClock(), meters=1, days=1).close()
+    (tmp_path / "token").write_text("token")
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        hole.settimeout(20)
+        url = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        text = CONFIG.replace('"roof"', '"m0"').replace("http://127.0.0.1:2", url)
+        config = tmp_path / "config.toml"
+        config.write_text(text.format(folder=tmp_path, url="tcp://127.0.0.1:3"))
+        command = [sys.executable, "-m", "heliograph", "run", "--config", str(config)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+            try:
+                connection, _ = hole.accept()
+                assert connection.recv(10_000).startswith(b"POST /public/v2/generation-datas/batches")
+            finally:
+                asked = time.monotonic()
+                child.send_signal(signal.SIGTERM)
+                child.communicate(timeout=20)
+            assert child.returncode == 0 and time.monotonic() - asked < 5
+            connection.close()
+    store = Store.reader(tmp_path / "data")
+    assert store.outbox.counts()["redex"] == {"unclear": 1}
     store.close()

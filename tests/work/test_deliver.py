@@ -13,11 +13,14 @@ from heliograph.core.delivery import DayRow, Missing, ReadBack
 from heliograph.core.readings import Moment, Reading
 from heliograph.store import Store
 from heliograph.work.deliver import Pace, deliver
+from heliograph.work.prune import prune
+from heliograph.work.reconcile import reconcile
 from tests.fakes import SINGAPORE, START, FakeClock, FakeUplink, a_meter
 
 
 def make_store(folder: Path, clock: FakeClock, meters: int, days: int) -> Store:
     """A store with closed days of 1 kWh and more, ready to be delivered."""
+    folder.mkdir(exist_ok=True)
     store = Store.writer(folder)
     store.readings.begin("site", "Asia/Singapore", clock.boot_id, clock.now())
     for number in range(meters):
@@ -205,3 +208,26 @@ def test_days_that_shared_a_request_are_asked_about_together(store: Store, clock
         clock.leap(seconds=30)
         deliver(uplink, store, clock, Pace(10), lambda: 0.5)
     assert asked[0] == 3
+
+
+def test_a_weekly_comparison_reports_a_difference_and_changes_nothing(store: Store, clock: FakeClock) -> None:
+    uplink = FakeUplink()
+    run(uplink, store, clock, 10)
+    assert all(one.local_wh == one.platform_wh for one in reconcile(uplink, store, clock, Pace(10)))
+    uplink.stored["STR-m0", "2026-03-15"] = (1, 1)
+    del uplink.stored["STR-m1", "2026-03-14"]
+    found = {one.meter: one for one in reconcile(uplink, store, clock, Pace(10))}
+    assert found["m0"].differing == ("2026-03-15",) and found["m0"].platform_wh < found["m0"].local_wh
+    assert found["m1"].differing == ("2026-03-14",)
+    assert states(store) == {"confirmed": 6}
+    assert [event["kind"] for event in store.journal.events()[:2]] == ["differs", "differs"]
+
+
+def test_old_samples_are_thinned_but_never_on_an_untrusted_clock(store: Store, clock: FakeClock) -> None:
+    for minute in range(120):
+        store.readings.add([Reading("m0", Moment(START + timedelta(minutes=minute), "boot-1", 0, True), minute)])
+    clock.leap(days=100)
+    clock.synchronised = False
+    assert prune(store, clock, timedelta(days=56), timedelta(days=400)) == 0
+    clock.synchronised = True
+    assert prune(store, clock, timedelta(days=56), timedelta(days=400)) > 100

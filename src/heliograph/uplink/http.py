@@ -201,10 +201,14 @@ class Http:
             return found
 
     def close(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+        """An exchange that is under way is not waited for: it ends with the process, and its rows are unclear."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._client is not None:
+                    self._client.close()
+                    self._client = None
+            finally:
+                self._lock.release()
 
     def _open(self) -> httpx.Client:
         import httpx
