@@ -58,8 +58,8 @@ ONLY_IN = {
     "asyncio": {"web"},  # threads everywhere else
 }
 
-# A verb is imported when it is asked for: `heliograph version` must not pay for the daemon's libraries.
-BY_STRING = {"cli"}
+# Memory: a verb is imported when it is asked for, and structlog without the rich that it would draw with.
+BY_STRING = {"cli", "logs"}
 
 # The part of the standard library in which nothing happens: no file, network, clock, thread, chance or log.
 PURE = """

@@ -23,7 +23,6 @@ ARCHIVE, WHEELS = os.environ.get("HELIOGRAPH_TEST_ROOT"), os.environ.get("HELIOG
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("boot"),  # one machine, one test after the other
     pytest.mark.skipif(not (ARCHIVE and WHEELS), reason="no Debian root and wheels at hand; .ci/run makes them"),
 ]
 
