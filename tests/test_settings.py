@@ -54,7 +54,8 @@ def test_the_example_is_a_good_configuration(tmp_path: Path) -> None:
     ("old", "new", "line", "says", "hint"),
     [
         ("unit = 1", "unitt = 1", 10, r"unknown key meter\[1\].unitt", "Did you mean unit"),
-        ("[site]", "[sit]", None, "site", ""),
+        ("[site]", "[sit]", 1, "unknown key sit", "Did you mean site"),
+        ("timezone =", "timezon =", 3, "unknown key site.timezon", "Did you mean timezone"),
         ('timezone = "Asia/Singapore"', 'timezone = "Asia/Singapur"', 3, "no such zone", "Asia/Singapore"),
         ('url = "serial:///dev/ttyUSB0', 'url = "seriel:///dev/ttyUSB0', 6, "address of a bus", ""),
         ("parity=N", "parity=X", 6, "parity", ""),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from heliograph import library, settings
 from heliograph.clock import SystemClock
@@ -125,13 +125,20 @@ class App:
                 store.outbox.queue(meter.id, report, now)
 
 
-def load(path: Path, clock: Clock | None = None) -> App:
-    """Checks a configuration with everything it names: maps, counters, secrets. Raises ConfigError (exit code 78)."""
+Secrets = Literal["must be there", "if they can be seen", "no"]
+
+
+def load(path: Path, clock: Clock | None = None, *, secrets: Secrets = "no") -> App:
+    """Checks a configuration with everything it names: maps, counters, secrets. Raises ConfigError (exit code 78).
+
+    Only the service itself sees its secrets: whoever asks for the status need not be able to read a token.
+    """
     config = settings.load(path)
     loaded = [_map(config, number) for number in range(len(config.settings.meter))]
     meters = tuple(_meter(config, number, one) for number, one in enumerate(loaded))
     _check_units(config, meters)
-    _check_secrets(config)
+    if secrets != "no":
+        _check_secrets(config, must=secrets == "must be there")
     close = config.settings.close
     rules = Rules(config.settings.zone, close.after, close.max_estimated, close.on_gap)
     return App(config, clock or SystemClock(config.settings.clock.trust), meters, tuple(loaded), rules)
@@ -223,7 +230,7 @@ def _check_units(config: Config, meters: tuple[Meter, ...]) -> None:
             )
 
 
-def _check_secrets(config: Config) -> None:
+def _check_secrets(config: Config, *, must: bool) -> None:
     """Every secret that is named must be there before anything starts; its text is not kept."""
     for name in settings.PLATFORMS:
         uplink: RedexSettings | DrecSettings | None = getattr(config.settings.uplink, name)
@@ -233,6 +240,8 @@ def _check_secrets(config: Config) -> None:
         if uplink.login is not None:
             places = [("login", getattr(uplink.login, field)) for field in type(uplink.login).model_fields]
         for key, secret in places:
+            if secret.credential is not None and not must and "CREDENTIALS_DIRECTORY" not in os.environ:
+                continue  # systemd shows it to the service alone
             try:
                 _secret(secret).read()
             except ConfigError as error:

@@ -38,6 +38,8 @@ PRUNE_EVERY = timedelta(hours=1)
 # Least real time between two runs of a job, for rehearsals whose clock runs fast.
 SHORTEST = 0.05
 STOP_WITHIN = 4.0
+CLOCK_LOOK = 2.0
+CLOCK_STEP = 1.0
 
 
 class Daemon:
@@ -77,6 +79,7 @@ class Daemon:
             self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, partial(self._reconcile, uplink), later=True)
         self._add("prune", PRUNE_EVERY, self._prune, later=True)
         self._scheduler.start()
+        threading.Thread(target=self._mind_the_clock, name="clock", daemon=True).start()
         log.info(
             "started", site=self.app.config.settings.site.id, meters=len(self.app.meters), data=str(self.app.data_dir)
         )
@@ -100,6 +103,21 @@ class Daemon:
         except Exception:
             log.exception("job_crashed", job=name)
         self._beats[name] = time.monotonic()
+
+    def _mind_the_clock(self) -> None:
+        """The scheduler reckons in wall time: when the clock is set back, its next rounds would lie hours ahead."""
+        apart = time.time() - time.monotonic()
+        while not self.stopping.wait(CLOCK_LOOK):
+            now = time.time() - time.monotonic()
+            if abs(now - apart) > CLOCK_STEP:
+                log.warning("clock_stepped", seconds=round(now - apart, 1))
+                self.reschedule()
+            apart = now
+
+    def reschedule(self) -> None:
+        """Every job runs now, and from now on in its period."""
+        for job in self._scheduler.get_jobs():
+            job.modify(next_run_time=datetime.now(UTC))
 
     def _poll(self, line: PolledBus) -> None:
         poll(line, self.store, self.app.clock, self.app.rules.zone, self.live, self.stopping.is_set)

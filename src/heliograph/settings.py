@@ -294,7 +294,8 @@ def _readable(error: ValidationError, path: Path, text: str) -> ConfigError:
             place[: len(fault["loc"])] == tuple(fault["loc"]) and place != tuple(fault["loc"]) for place in places
         )
     ]
-    number, fault = min(faults, key=lambda pair: pair[0] or 0)
+    # A misspelt key is unknown and, where it is required, missing too: the spelling is what has to be corrected.
+    number, fault = min(faults, key=lambda pair: (pair[1]["type"] != "extra_forbidden", pair[0] or 0))
     place = [part for part in fault["loc"] if not str(part).startswith("function-")]
     name = _name(place)
     if fault["type"] == "extra_forbidden":

@@ -208,3 +208,15 @@ def test_every_verb_exists_has_help_and_stands_in_the_readme(verb: str) -> None:
 
 def test_the_fakes_clock_is_aware() -> None:
     assert FakeClock().now().tzinfo is UTC and isinstance(START, datetime) and START.date() == date(2026, 3, 13)
+
+
+def test_a_person_need_not_see_the_secrets_of_the_service(
+    site: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    text = site.read_text()
+    site.write_text(re.sub(r"token = .*", 'token = { credential = "redex.token" }', text))
+    assert code(ask("status")) == 1 and code(ask("days")) == 0 and code(ask("check")) == 0
+    assert code(ask("run")) == 78
+    site.write_text(re.sub(r"token = .*", 'token = { file = "/nowhere/token" }', text))
+    assert code(ask("status")) == 1 and code(ask("check")) == 78

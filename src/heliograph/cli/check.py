@@ -19,7 +19,7 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
 
         print_json(Settings.model_json_schema())
         return 0
-    app = app_of(config)
+    app = app_of(config, "if they can be seen")
     settings = app.config.settings
     facts = {
         "path": app.config.path,

@@ -14,7 +14,7 @@ import click
 from heliograph.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from heliograph.app import App
+    from heliograph.app import App, Secrets
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,12 +29,12 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def app_of(config: Path | None) -> App:
+def app_of(config: Path | None, secrets: Secrets = "no") -> App:
     """The checked site named by --config, before or behind the verb."""
     from heliograph import app
 
     path: Path = config or click.get_current_context().find_root().obj
-    return app.load(path)
+    return app.load(path, secrets=secrets)
 
 
 def print_json(value: Any) -> None:

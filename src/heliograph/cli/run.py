@@ -23,7 +23,7 @@ def command(config: Path | None, level: str) -> int:
 
     set_up(level)
     os.umask(0o077)
-    app = app_of(config)
+    app = app_of(config, "must be there")
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())

@@ -32,7 +32,7 @@ RATE = 10_000.0
 BAUD = 115_200
 TOKEN = "rehearsal-token"  # opens nothing but the stand-in platform
 LATE = 1 / 50
-TIMEOUT = 0.06
+TIMEOUT = 0.1
 # A rehearsal that has not delivered everything this long (real seconds) after its last day has failed.
 PATIENCE = 20.0
 METERS = {"roof": ("STR1000000033862740", "serial", 50.0, 41_230_700), "barn": ("STR1000000033862741", "tcp", 30.0, 0)}
@@ -49,6 +49,7 @@ url = "{serial}"
 every = "10m"
 store_every = "10m"
 timeout = "{timeout}ms"
+retries = 2
 pause = "0ms"
 
 [[bus]]
@@ -128,7 +129,8 @@ def rehearse(days: int, show: Callable[[View], None]) -> Result:
     """Runs `days` local days, the platform away for more than one of them; `show` is called several times a second."""
     began = time.monotonic()
     start = daily.start_of(FIRST_DAY, ZONE) + timedelta(hours=3)
-    end = daily.start_of(FIRST_DAY + timedelta(days=days), ZONE)
+    last = FIRST_DAY + timedelta(days=days - 1)
+    end = daily.end_of(last, ZONE)
     away = (daily.end_of(FIRST_DAY, ZONE) - timedelta(hours=2), timedelta(hours=28))
     clock = RehearsalClock(start, RATE)
     with (
@@ -140,7 +142,7 @@ def rehearse(days: int, show: Callable[[View], None]) -> Result:
             daemon = Daemon(site, store)
             daemon.start()
             try:
-                while not _finished(store, days, clock.now(), end):
+                while not _finished(store, last, clock.now()):
                     platform.away = away[0] <= clock.now() < away[0] + away[1]
                     seen = health("demo", site.meters, store, clock, site.rules, daemon.live)
                     share = min(1.0, (clock.now() - start) / (end - start))
@@ -150,7 +152,7 @@ def rehearse(days: int, show: Callable[[View], None]) -> Result:
                     time.sleep(0.1)
             finally:
                 daemon.stop()
-            results = tuple(_result(id, meters[id], store, platform) for id in METERS)
+            results = tuple(_result(id, meters[id], last, store, platform) for id in METERS)
     span = {"from": f"{away[0]:%Y-%m-%dT%H:%MZ}", "to": f"{away[0] + away[1]:%Y-%m-%dT%H:%MZ}"}
     violations = tuple(str(one) for one in platform.violations)
     return Result(results, days, span, line.counts["late"], violations, round(time.monotonic() - began, 1))
@@ -199,35 +201,36 @@ def _configuration(folder: Path, line: Line, server: Server, platform: Sandbox) 
     return path
 
 
-def _finished(store: Store, days: int, now: datetime, end: datetime) -> bool:
-    """Every day of every meter closed, and every row confirmed."""
-    if now < end:
+def _finished(store: Store, last: date, now: datetime) -> bool:
+    """Every rehearsed day of every meter is confirmed."""
+    if now < daily.end_of(last, ZONE):
         return False
-    counts = store.outbox.counts().get("redex", {})
-    return counts.get("confirmed", 0) == days * len(METERS)
+    rows = store.outbox.shown("redex")
+    confirmed = sum(1 for row in rows if row["state"] == "confirmed" and row["day"] <= last)
+    return confirmed == len(METERS) * ((last - FIRST_DAY).days + 1)
 
 
 def _held(platform: Sandbox) -> int:
     return sum(platform.total_wh("redex", remote) for remote, *_ in METERS.values())
 
 
-def _result(id: str, meter: SimulatedMeter, store: Store, platform: Sandbox) -> MeterResult:
-    first, last = store.days.first_border(id), store.days.last_border(id)
-    if first is None or last is None:
+def _result(id: str, meter: SimulatedMeter, last: date, store: Store, platform: Sandbox) -> MeterResult:
+    first = store.days.first_border(id)
+    if first is None:
         raise HeliographError(
             f"{id} was never read", hint="Run the demo again; if it stays so, this is a fault of ours."
         )
-    states = store.outbox.sums("redex").get(id, {})
-    metered = meter.counted_wh(last.at) - meter.counted_wh(first.at)
-    confirmed = states.get("confirmed", 0)
-    remote = METERS[id][0]
+    rows = [row for row in store.outbox.shown("redex", id) if row["day"] <= last]
+    confirmed = sum(row["period_wh"] for row in rows if row["state"] == "confirmed")
+    metered = meter.counted_wh(daily.end_of(last, ZONE)) - meter.counted_wh(first.at)
+    stored = platform.stored_wh("redex", METERS[id][0])
     return MeterResult(
         id,
         metered,
-        sum(day.period_wh for day in store.days.all(id)),
-        confirmed + states.get("accepted", 0),
+        sum(day.period_wh for day in store.days.all(id, last=last)),
+        confirmed + sum(row["period_wh"] for row in rows if row["state"] == "accepted"),
         confirmed,
-        metered - platform.total_wh("redex", remote),
+        metered - sum(wh for day, wh in stored.items() if not isinstance(day, datetime) and day <= last),
     )
 
 

@@ -51,9 +51,15 @@ class Watched:
     identified: bool = False
     stranger: str = ""
     """Why the device is not the one its readings began with; '' when it is."""
-    dead: bool = False
+    failures: int = 0
+    """Rounds in a row without an answer."""
     unstored: Reading | None = None
     stored: Reading | None = None
+
+    @property
+    def dead(self) -> bool:
+        """One lost round is bad luck; from the second on the others come first."""
+        return self.failures >= 2
 
 
 class PolledBus:
@@ -149,18 +155,20 @@ def _round(
                 other.identified = False
             break
         except BusError as error:
-            now = clock.since_boot()
-            one.dead, one.identified = True, False
-            line.dead_until = now + (now - began) * DEAD_REST
-            line.order.remove(one.meter)
-            line.order.append(one.meter)
+            one.failures += 1
+            one.identified = False
+            if one.dead:
+                now = clock.since_boot()
+                line.dead_until = now + (now - began) * DEAD_REST
+                line.order.remove(one.meter)
+                line.order.append(one.meter)
             if live.errors.get(id) != error.message:
                 log.warning("meter_failed", meter=id, error=error.message, hint=error.hint)
             live.errors[id] = error.message
             continue
         if one.dead:
             log.info("meter_answers", meter=id)
-        one.dead = False
+        one.failures = 0
         live.errors.pop(id, None)
         live.at[id] = reading.moment.at
         keep += worth_keeping(one, reading, zone)
