@@ -14,8 +14,11 @@ from typing import Any
 
 from heliograph.core.errors import HeliographError
 
-Answer = Callable[[str], Any]
-"""From a path to a JSON value; raises KeyError for a path it does not know."""
+Answer = Callable[[str, Any], Any]
+"""From a path and what is asked for (None: only to see) to a JSON value; KeyError for a path it does not know."""
+
+
+MOST_BYTES = 64 * 1024
 
 
 class _Connection(http.client.HTTPConnection):
@@ -29,11 +32,14 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, question: str, timeout: float = 10) -> Any:
-    """The daemon's answer, or None when none is running. A named failure there is raised here."""
+def ask(path: Path, question: str, wish: Any = None, *, timeout: float = 10) -> Any:
+    """The daemon's answer, or None when none is running. A named failure there is raised here.
+
+    With a `wish` (JSON) something is changed, and the request is a POST.
+    """
     connection = _Connection(path, timeout)
     try:
-        connection.request("GET", question)
+        connection.request("GET" if wish is None else "POST", question, None if wish is None else json.dumps(wish))
         response = connection.getresponse()
         body = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError):
@@ -55,13 +61,26 @@ class Control:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                self._answer(None)
+
+            def do_POST(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
                 try:
-                    status, value = 200, answer(self.path)
+                    self._answer(json.loads(self.rfile.read(min(length, MOST_BYTES))))
+                except ValueError:
+                    self._say(400, {"title": "Bad request", "detail": "the body is not JSON"})
+
+            def _answer(self, wish: Any) -> None:
+                try:
+                    status, value = 200, answer(self.path, wish)
                 except KeyError:
                     status, value = 404, {"title": "Not found", "detail": f"there is no {self.path}"}
                 except HeliographError as error:
-                    status = 503
                     value = {"title": type(error).__name__, "detail": error.message, "hint": error.hint}
+                    status = 503
+                self._say(status, value)
+
+            def _say(self, status: int, value: Any) -> None:
                 body = json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")

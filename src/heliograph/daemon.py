@@ -139,8 +139,8 @@ class Daemon:
         retention = self.app.config.settings.retention
         prune(self.store, self.app.clock, retention.fine, retention.hourly)
 
-    def answer(self, path: str) -> Any:
-        """What the control socket says."""
+    def answer(self, path: str, wish: Any = None) -> Any:
+        """What the control socket says; with a `wish`, what it does."""
         parts = [part for part in path.partition("?")[0].split("/") if part]
         if parts == ["api", "v1", "status"]:
             settings = self.app.config.settings
