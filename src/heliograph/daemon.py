@@ -19,6 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from heliograph.app import App
 from heliograph.core.errors import HeliographError
 from heliograph.ports import Uplink
+from heliograph.work.amend import carry_out
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import Live, as_json, health
@@ -148,13 +149,19 @@ class Daemon:
                 health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
             )
         if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
-            return self._meter(parts[3], parts[4:])
+            return self._meter(parts[3], parts[4:], wish)
         raise KeyError(path)
 
-    def _meter(self, id: str, more: list[str]) -> Any:
+    def _meter(self, id: str, more: list[str], wish: Any) -> Any:
         meter = next((one for one in self.app.meters if one.id == id), None)
-        if meter is None or more not in ([], ["all"]):
+        if meter is None or len(more) > 1 or (wish is None) != (more in ([], ["all"])):
             raise KeyError(id)
+        if wish is not None:
+            line = next(one for one in self.lines if one.bus_id == meter.bus)
+            with line.lock:  # a round that is under way judges by what was before
+                done = carry_out(meter, more[0], wish, self.store, self.app.clock.now(), self.app.rules)
+                line.forget(meter)
+            return done
         if more == ["all"]:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
             with line.lock:

@@ -19,6 +19,8 @@ VERBS: dict[str, str] = {
     "status": "Show the site at a glance; exit 1 when something needs attention.",
     "days": "List closed, held and missing days.",
     "explain": "Show where a day's figure comes from.",
+    "swap": "Record that another counter took over: a new meter, a reset, a rollover.",
+    "release": "Give held days a figure by a split that you decide.",
     "backlog": "List what no platform has confirmed yet, why, and what to do.",
     "map": "List, show and check meter maps.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",

@@ -41,6 +41,8 @@ def command(meter: str, day: str, config: Path | None, as_json: bool) -> int:
         click.echo(f"  meter serial {found['serial']}")
     for title, key in (("start", "opening"), ("end", "closing")):
         _border(title, found[key])
+    for seam in found["seams"]:
+        click.echo(f"  seam: {seam}")
     samples = found["samples"]
     gap = f", longest gap {samples['longest_gap_s']:.0f} s" if samples["longest_gap_s"] is not None else ""
     click.echo(f"  samples: {samples['stored']} stored, {samples['good']} good{gap}")

@@ -87,3 +87,16 @@ def a_meter(app: App, name: str) -> str:
         hint = f"Did you mean {near[0]}?" if near else f"Meters: {', '.join(ids)}"
         raise ConfigError(f"there is no meter {name}", hint=hint)
     return name
+
+
+def carried_out(app: App, meter: str, what: str, wish: dict[str, Any]) -> dict[str, Any]:
+    """Asks the running daemon to change something; if none runs, does it under the same lock."""
+    from heliograph import control
+    from heliograph.work.amend import carry_out
+
+    answer: dict[str, Any] | None = control.ask(app.socket, f"/api/v1/meters/{meter}/{what}", wish)
+    if answer is not None:
+        return answer
+    one = next(one for one in app.meters if one.id == meter)
+    with app.writer() as store:
+        return carry_out(one, what, wish, store, app.clock.now(), app.rules)

@@ -48,7 +48,9 @@ class Reading:
     source: Source | None = None
     doubt: str = ""
     id: int | None = None
+    settled: bool = False
+    """A seam explains what was doubted."""
 
     @property
     def good(self) -> bool:
-        return self.index_wh is not None and not self.doubt
+        return self.index_wh is not None and (not self.doubt or self.settled)

@@ -13,6 +13,7 @@ from heliograph.store.days import Days
 from heliograph.store.journal import Journal
 from heliograph.store.outbox import Outbox
 from heliograph.store.readings import Readings
+from heliograph.store.seams import Seams
 
 
 class Store:
@@ -22,6 +23,7 @@ class Store:
         self._connection = connection
         self.journal = Journal(connection)
         self.readings = Readings(connection)
+        self.seams = Seams(connection, self.readings, self.journal)
         self.outbox = Outbox(connection, self.readings, self.journal)
         self.days = Days(connection, self.readings, self.outbox, self.journal)
 

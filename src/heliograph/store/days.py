@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, cast
 
@@ -64,24 +65,27 @@ class Days:
         if day.opening.id is None:
             raise StoreError(f"{day.meter} {day.day}: the opening border is not stored", hint="Report this.")
         with self._db.writing():
-            closing = self._insert_border(day.meter, day.closing)
-            self._db.execute(
-                "INSERT INTO day (meter, day, opening, closing, period_wh, total_wh, estimated, closed_at, software)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self._readings.meter_id(day.meter),
-                    day.day.isoformat(),
-                    day.opening.id,
-                    closing,
-                    day.period_wh,
-                    day.total_wh,
-                    int(day.estimated),
-                    micros(now),
-                    __version__,
-                ),
-            )
+            closing = replace(day.closing, id=self._insert_border(day.meter, day.closing))
+            self._insert_day(replace(day, closing=closing), now)
             for report in reports:
                 self._outbox.queue(day.meter, report, now)
+
+    def _insert_day(self, day: Day, now: datetime) -> None:
+        self._db.execute(
+            "INSERT INTO day (meter, day, opening, closing, period_wh, total_wh, estimated, closed_at, software)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._readings.meter_id(day.meter),
+                day.day.isoformat(),
+                day.opening.id,
+                day.closing.id,
+                day.period_wh,
+                day.total_wh,
+                int(day.estimated),
+                micros(now),
+                __version__,
+            ),
+        )
 
     def hold(self, held: Sequence[Held], closing: Border, now: datetime) -> None:
         """Days without a figure, and the next border that is known: the running total goes on behind them."""
@@ -99,6 +103,28 @@ class Days:
                     ),
                 )
                 self._journal.event(now, entry.kind, f"{entry.meter} {entry.day}", entry.reason)
+
+    def border_at(self, meter: str, at: datetime) -> Border | None:
+        row = self._db.one(self._BORDER + " WHERE meter.name = ? AND border.at = ?", [meter, micros(at)])
+        return self._border(row) if row else None
+
+    def release(self, days: Sequence[Day], now: datetime, reports: Sequence[Report], how: str) -> None:
+        """Held days with a figure at last: the borders between them, the days and their outbox rows, together."""
+        with self._db.writing():
+            opening = days[0].opening
+            for day in days:
+                known = self.border_at(day.meter, day.closing.at)
+                id = known.id if known is not None else self._insert_border(day.meter, day.closing)
+                closing = replace(day.closing, id=id)
+                self._insert_day(replace(day, opening=opening, closing=closing), now)
+                self._db.execute(
+                    "UPDATE held SET released = ? WHERE meter = ? AND day = ?",
+                    (micros(now), self._readings.meter_id(day.meter), day.day.isoformat()),
+                )
+                self._journal.event(now, "released", f"{day.meter} {day.day}", how)
+                opening = closing
+            for report in reports:
+                self._outbox.queue(days[0].meter, report, now)
 
     _DAY = (
         "SELECT day.*, meter.name AS meter_name, o.at AS o_at, o.index_wh AS o_index, o.total_wh AS o_total,"
@@ -153,7 +179,7 @@ class Days:
     def held(self, meter: str | None = None) -> list[Held]:
         rows = self._db.all(
             "SELECT held.*, meter.name AS meter_name FROM held JOIN meter ON meter.id = held.meter"
-            " WHERE (? IS NULL OR meter.name = ?) ORDER BY meter.id, held.day",
+            " WHERE held.released IS NULL AND (? IS NULL OR meter.name = ?) ORDER BY meter.id, held.day",
             [meter, meter],
         )
         return [Held(row["meter_name"], date.fromisoformat(row["day"]), row["kind"], row["reason"]) for row in rows]

@@ -75,7 +75,9 @@ class Outbox:
         """
         held: dict[int, str] = {}
         if ordered:
-            rows = self._db.all("SELECT meter, min(day) AS day FROM held WHERE kind = 'held' GROUP BY meter")
+            rows = self._db.all(
+                "SELECT meter, min(day) AS day FROM held WHERE kind = 'held' AND released IS NULL GROUP BY meter"
+            )
             held = {row["meter"]: row["day"] for row in rows}
         found: list[DayRow] = []
         stopped: int | None = None

@@ -151,6 +151,7 @@ class Readings:
             source,
             row["doubt"],
             row["id"],
+            row["seam"] is not None,
         )
 
     def reading(self, id: int) -> Reading:
@@ -178,6 +179,20 @@ class Readings:
         )
         return [self._reading(row) for row in rows]
 
+    def since(self, meter: str, at: datetime) -> list[Reading]:
+        """Readings from a moment on, oldest first, with the last good one before it."""
+        found: list[Reading] = []
+        for reading in self.back(meter):
+            found.append(reading)
+            if reading.moment.at < at and reading.good:
+                break
+        return found[::-1]
+
+    def forget(self, meter: str) -> None:
+        """The newest good reading is looked for anew: a seam has made another one good."""
+        with self._db.lock:
+            self._last_good.pop(meter, None)
+
     def last(self, meter: str) -> Reading | None:
         return next(self.back(meter), None)
 
@@ -193,7 +208,8 @@ class Readings:
 
     def first_good(self, meter: str) -> Reading | None:
         row = self._db.one(
-            self._READING + " WHERE meter.name = ? AND index_wh IS NOT NULL AND doubt = '' ORDER BY reading.id LIMIT 1",
+            self._READING + " WHERE meter.name = ? AND index_wh IS NOT NULL AND (doubt = '' OR seam IS NOT NULL)"
+            " ORDER BY reading.id LIMIT 1",
             [meter],
         )
         return self._reading(row) if row else None

@@ -161,6 +161,32 @@ def v1(db: Database) -> None:
         db.execute(statement)
 
 
+_SEAMS = """
+CREATE TABLE seam (
+    id INTEGER PRIMARY KEY,
+    meter INTEGER NOT NULL REFERENCES meter,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,             -- swap, reset, rollover
+    old_wh INTEGER NOT NULL,
+    new_wh INTEGER NOT NULL,
+    old_serial TEXT,
+    new_serial TEXT,
+    recorded INTEGER NOT NULL,
+    note TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER seam_is_final BEFORE UPDATE ON seam BEGIN SELECT RAISE(ABORT, 'a seam never changes'); END;
+CREATE TRIGGER seam_stays BEFORE DELETE ON seam BEGIN SELECT RAISE(ABORT, 'a seam is never deleted'); END;
+ALTER TABLE reading ADD COLUMN seam INTEGER;    -- the seam that settled its doubt
+ALTER TABLE held ADD COLUMN released INTEGER;   -- when a person said how its energy is split
+"""
+
+
+@migrations()
+def v2(db: Database) -> None:
+    for statement in _statements(_SEAMS):
+        db.execute(statement)
+
+
 def _statements(script: str) -> list[str]:
     import sqlite3
 

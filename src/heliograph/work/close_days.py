@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,7 @@ from heliograph.core import daily
 from heliograph.core.daily import Border, Day, Gap, Held, OnGap
 from heliograph.core.errors import HeliographError
 from heliograph.core.figures import kwh
+from heliograph.core.ledger import Seam, offset
 from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
@@ -46,9 +47,10 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
     if opening is None:
         return _commission(meter, store)
     held: list[tuple[Held, Gap]] = []
+    seams = store.seams.all(meter.id)
     for day in daily.days_between(opening.at, now - rules.after, rules.zone):
         end = daily.end_of(day, rules.zone)
-        before, after, _ = store.readings.around(meter.id, end)
+        before, after = around(meter.id, end, store, seams)
         if before is None:
             return False
         found = daily.border(
@@ -81,6 +83,18 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
             case _:
                 return False
     return False
+
+
+def around(
+    meter: str, at: datetime, store: Store, seams: Sequence[Seam]
+) -> tuple[daily.Index | None, daily.Index | None]:
+    """The last good index at or before `at` and the first one after it, both on the continuous counter."""
+    before, after, _ = store.readings.around(meter, at)
+
+    def continuous(index: daily.Index | None) -> daily.Index | None:
+        return replace(index, wh=index.wh + offset(seams, index.at)) if index is not None else None
+
+    return continuous(before), continuous(after)
 
 
 def _commission(meter: Meter, store: Store) -> bool:

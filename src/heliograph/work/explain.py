@@ -24,6 +24,7 @@ def explain(meter: Meter, day: date, store: Store) -> dict[str, Any]:
         return {**found, "state": held.kind if held else "open", "reason": held.reason if held else ""}
     facts = store.days.facts(meter.id, day) or {}
     opening, closing = closed.opening, closed.closing
+    over = ", both reckoned on over the seams before" if store.seams.all(meter.id) else ""
     return {
         **found,
         "state": "closed",
@@ -31,7 +32,7 @@ def explain(meter: Meter, day: date, store: Store) -> dict[str, Any]:
         "total_wh": closed.total_wh,
         "formula": (
             f"{kwh(closed.period_wh)} kWh = {kwh(closing.index_wh)} - {kwh(opening.index_wh)} "
-            f"(counter at the end minus counter at the start)"
+            f"(counter at the end minus counter at the start{over})"
         ),
         "total_formula": (
             f"{kwh(closed.total_wh)} kWh = {kwh(opening.total_wh)} + {kwh(closed.period_wh)} "
@@ -42,6 +43,7 @@ def explain(meter: Meter, day: date, store: Store) -> dict[str, Any]:
         "software": facts.get("software"),
         "opening": _border(opening, meter, store),
         "closing": _border(closing, meter, store),
+        "seams": [str(seam) for seam in store.seams.all(meter.id) if opening.at < seam.at <= closing.at],
         "samples": _samples(closed, meter, store),
         "submissions": _submissions(meter, day, store),
     }

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from heliograph import __version__
 from heliograph.core import daily, durations
+from heliograph.core.ledger import offset
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
@@ -123,10 +124,12 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
     elif now - last_at > meter.cadence:
         state = "stale"
     index = good.index_wh if good else None
-    total = border.total_wh + index - border.index_wh if border and index is not None else None
-    today = None
-    if border and index is not None and border.at >= daily.start_of(daily.day_of(now, rules.zone), rules.zone):
-        today = index - border.index_wh
+    total = today = None
+    if border and good and index is not None:
+        moved = index + offset(store.seams.all(meter.id), good.moment.at) - border.index_wh
+        total = border.total_wh + moved
+        if border.at >= daily.start_of(daily.day_of(now, rules.zone), rules.zone):
+            today = moved
     return MeterHealth(
         meter.id,
         meter.bus,
@@ -170,7 +173,10 @@ def _alarms(meters: Sequence[MeterHealth], uplinks: Sequence[UplinkHealth], held
                 f"{meter.id} has not answered since {meter.last_at:%Y-%m-%d %H:%M} UTC. {meter.error}".rstrip()
             )
         elif meter.state == "doubtful":
-            found.append(f"{meter.id}: {meter.doubt}. Look at: heliograph read {meter.id}")
+            found.append(
+                f"{meter.id}: {meter.doubt}. Nothing is booked until it is back, or until you record what happened: "
+                f"heliograph swap {meter.id} --help"
+            )
     if held:
         found.append(f"{held} day{'s are' if held > 1 else ' is'} held. Why: heliograph days")
     for uplink in uplinks:

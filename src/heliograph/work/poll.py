@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from threading import RLock
 from typing import Any
@@ -106,22 +106,18 @@ class PolledBus:
 
         return tuple(sorted(blocks, key=turn))
 
+    def forget(self, meter: Meter) -> None:
+        """What is known of the meter is taken from the store again: a seam has changed it."""
+        self._watched.pop(meter.id, None)
+
     def watch(self, meter: Meter, store: Store | None, clock: Clock) -> Watched:
         """What we know of the meter: what it taught us, and what it showed last, in this run or an earlier one."""
         if meter.id not in self._watched:
             learned = store.journal.learned(_subject(meter)) if store else None
             facts = Learned.from_json(learned) if learned else Learned()
             found = Watched(meter, facts, self.plan(meter, facts))
-            if store is not None and (last := store.readings.last_good(meter.id)) is not None:
-                found.stored = last
-                ago = (clock.now() - last.moment.at).total_seconds()
-                if not (clock.trusted() and last.moment.trusted):
-                    ago = LONG_AGO
-                at = clock.since_boot() - ago
-                shown: dict[str, Value] = dict(last.values)
-                if last.index_wh is not None:
-                    shown[meter.production] = last.index_wh
-                found.known = {name: Known(one, at) for name, one in shown.items()}
+            if store is not None:
+                found.stored, found.known = _believed(meter, store, clock)
             self._watched[meter.id] = found
         return self._watched[meter.id]
 
@@ -381,6 +377,26 @@ def _serial(line: PolledBus, one: Watched, clock: Clock) -> str | None:
     found = reads[0].values.get(name) if reads else None
     one.known.pop(name, None)  # each time anew: a changed serial number is not a doubtful read
     return None if found is None or found == 0 else str(int(found) if isinstance(found, float) else found)
+
+
+def _believed(meter: Meter, store: Store, clock: Clock) -> tuple[Reading | None, dict[str, Known]]:
+    """The last good reading, and what the next one is held against: it, or the new counter of a later seam."""
+
+    def when(at: datetime, trusted: bool) -> float:
+        ago = (clock.now() - at).total_seconds() if trusted and clock.trusted() else LONG_AGO
+        return clock.since_boot() - ago
+
+    known: dict[str, Known] = {}
+    last = store.readings.last_good(meter.id)
+    if last is not None:
+        at = when(last.moment.at, last.moment.trusted)
+        known = {name: Known(one, at) for name, one in last.values.items()}
+        if last.index_wh is not None:
+            known[meter.production] = Known(last.index_wh, at)
+    seams = store.seams.all(meter.id)
+    if seams and (last is None or seams[-1].at > last.moment.at):
+        known = {meter.production: Known(seams[-1].new_wh, when(seams[-1].at, True))}
+    return last, known
 
 
 def _subject(meter: Meter) -> str:

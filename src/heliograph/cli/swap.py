@@ -1,0 +1,80 @@
+"""heliograph swap: another counter took over from here."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import click
+
+from heliograph.cli.options import a_meter, app_of, carried_out, config_option, json_option, print_json
+from heliograph.core.errors import UsageError
+
+
+@click.command("swap", help="Record that another counter took over: a new meter, a reset, a rollover.")
+@click.argument("meter")
+@click.option("--old-index", required=True, help="What the old counter showed last, in kWh.")
+@click.option("--new-index", required=True, help="What the new counter showed at that moment, in kWh.")
+@click.option("--new-serial", default=None, help="Serial number of the new meter.")
+@click.option("--kind", type=click.Choice(["swap", "reset", "rollover"]), default="swap", show_default=True)
+@click.option(
+    "--at", "at", default=None, help="When: 2026-03-14T15:30 in the site's zone, or with an offset. [default: now]"
+)
+@click.option("--note", default="", help="Why and by whom; kept with the seam.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@config_option
+@json_option
+def command(
+    meter: str,
+    old_index: str,
+    new_index: str,
+    new_serial: str | None,
+    kind: str,
+    at: str | None,
+    note: str,
+    yes: bool,
+    config: Path | None,
+    as_json: bool,
+) -> int:
+    app = app_of(config)
+    name = a_meter(app, meter)
+    wish = {
+        "kind": kind,
+        "at": _moment(at, app.rules.zone).isoformat() if at else app.clock.now().isoformat(),
+        "old_wh": _wh(old_index),
+        "new_wh": _wh(new_index),
+        "new_serial": new_serial,
+        "note": note,
+    }
+    planned = carried_out(app, name, "seam", {**wish, "dry": True})
+    if not yes:
+        click.echo(f"{name}: {planned['seam']}; it settles {planned['readings']} doubtful readings.", err=True)
+        if not sys.stdin.isatty():
+            raise UsageError("nobody was asked, and nothing was recorded", hint="Add --yes where there is no terminal.")
+        click.confirm("A seam stays for ever. Record it?", abort=True, err=True)
+    done = carried_out(app, name, "seam", {**wish, "dry": False})
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{name}: {done['seam']}. Recorded; the running total goes on. See: heliograph status")
+    return 0
+
+
+def _wh(text: str) -> int:
+    try:
+        number = Decimal(text.replace(",", ".")) * 1000
+    except InvalidOperation as error:
+        raise UsageError(f"{text} is not a number of kWh", hint="Write 41230.7") from error
+    if number < 0 or number != int(number):
+        raise UsageError(f"{text} kWh is not a counter in whole Wh", hint="Write at most three decimals.")
+    return int(number)
+
+
+def _moment(text: str, zone: object) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text} is not a moment", hint="Write 2026-03-14T15:30") from error
+    return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)  # type: ignore[arg-type]  # the site's ZoneInfo

@@ -1,0 +1,67 @@
+"""Where one counter hands over to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
+
+from heliograph.core.ledger import Seam
+from heliograph.store.connection import Connection, micros, moment
+from heliograph.store.journal import Journal
+from heliograph.store.readings import Readings
+
+
+class Seams:
+    def __init__(self, connection: Connection, readings: Readings, journal: Journal) -> None:
+        self._db = connection
+        self._readings = readings
+        self._journal = journal
+
+    def all(self, meter: str) -> list[Seam]:
+        """In order of time."""
+        rows = self._db.all(
+            "SELECT seam.* FROM seam JOIN meter ON meter.id = seam.meter WHERE meter.name = ?"
+            " ORDER BY seam.at, seam.id",
+            [meter],
+        )
+        return [
+            Seam(
+                meter,
+                moment(row["at"]),
+                row["kind"],
+                row["old_wh"],
+                row["new_wh"],
+                row["old_serial"],
+                row["new_serial"],
+                row["note"],
+                row["id"],
+            )
+            for row in rows
+        ]
+
+    def record(self, seam: Seam, settled: Sequence[int], now: datetime) -> int:
+        """A seam for ever, and the readings whose doubt it settles."""
+        with self._db.writing():
+            cursor = self._db.execute(
+                "INSERT INTO seam (meter, at, kind, old_wh, new_wh, old_serial, new_serial, recorded, note)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._readings.meter_id(seam.meter),
+                    micros(seam.at),
+                    seam.kind,
+                    seam.old_wh,
+                    seam.new_wh,
+                    seam.old_serial,
+                    seam.new_serial,
+                    micros(now),
+                    seam.note,
+                ),
+            )
+            id = cast(int, cursor.lastrowid)
+            self._db.execute_many("UPDATE reading SET seam = ? WHERE id = ?", [(id, reading) for reading in settled])
+            if seam.new_serial is not None:
+                self._readings.remember_serial(seam.meter, seam.new_serial)
+            self._journal.event(now, seam.kind, seam.meter, str(seam))
+        self._readings.forget(seam.meter)
+        return id
