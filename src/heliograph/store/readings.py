@@ -7,7 +7,7 @@ import sqlite3
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from heliograph import __version__
@@ -15,6 +15,11 @@ from heliograph.core.daily import Index
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.store.connection import Connection, micros, moment
+
+# reading.trusted: 0 on an untrusted clock, 1 on a trusted one, and this where the moment was derived afterwards.
+DATED_BACK = 2
+# Readings looked at after a restart: ten meters for a week, one sample a minute.
+UNDATED_LOOK = 100_000
 
 
 class Readings:
@@ -25,6 +30,8 @@ class Readings:
         self._maps: dict[str, int] = {}
         self._layouts: dict[tuple[str, ...], int] = {}
         self._last_good: dict[str, Reading] = {}
+        self._undated: int | None = 0
+        """From which reading on there may be some on an untrusted clock; None: there are none."""
 
     def begin(self, site: str, timezone: str, boot_id: str, now: datetime) -> None:
         """Opens a run of the daemon: remembers the boot and the software its readings come from."""
@@ -42,6 +49,9 @@ class Readings:
             )
         row = self._db.one("SELECT id FROM boot WHERE boot = ? AND software = ?", [boot_id, __version__])
         self._boot = row["id"] if row else None
+        # An earlier run of this boot may have left undated readings; what lies further back never can be dated.
+        newest = self._db.one("SELECT max(id) AS id FROM reading")
+        self._undated = max(0, (newest["id"] or 0) - UNDATED_LOOK) if newest else 0
 
     def know_map(self, digest: str, name: str, text: str) -> None:
         with self._db.writing():
@@ -116,6 +126,8 @@ class Readings:
                     ),
                 )
                 self._db.execute("UPDATE meter SET last = ? WHERE id = ?", (cursor.lastrowid, meter))
+                if not reading.moment.trusted and self._undated is None:
+                    self._undated = cursor.lastrowid
                 if reading.good:
                     added[reading.meter] = replace(reading, id=cast(int, cursor.lastrowid))
         self._last_good.update(added)
@@ -206,10 +218,35 @@ class Readings:
                 self._last_good[meter] = found
             return self._last_good[meter]
 
+    def date_back(self, boot_id: str, now: datetime, since_boot: float) -> int:
+        """Dates this boot's readings from before its clock was trusted, by the boot-time clock, which never steps.
+
+        `now` and `since_boot` are one moment at which the clock is trusted. Returns how many readings were dated.
+        """
+        if self._undated is None:
+            return 0
+        rows = self._db.all(
+            "SELECT id, since_boot FROM reading WHERE id >= ? AND trusted = 0"
+            " AND boot IN (SELECT id FROM boot WHERE boot = ?)",
+            [self._undated, boot_id],
+        )
+        booted = now - timedelta(seconds=since_boot)
+        dated = [(micros(booted + timedelta(milliseconds=row["since_boot"])), row["id"]) for row in rows]
+        with self._db.writing():
+            self._db.execute_many(f"UPDATE reading SET at = ?, trusted = {DATED_BACK} WHERE id = ?", dated)
+            if dated:
+                text = f"{len(dated)} readings of boot {boot_id} dated from {now:%Y-%m-%d %H:%M:%S} UTC backwards"
+                self._db.execute(
+                    "INSERT INTO event (at, kind, subject, text) VALUES (?, 'dated', 'reading', ?)", (micros(now), text)
+                )
+        self._undated = None
+        self._last_good.clear()
+        return len(dated)
+
     def first_good(self, meter: str) -> Reading | None:
         row = self._db.one(
-            self._READING + " WHERE meter.name = ? AND index_wh IS NOT NULL AND (doubt = '' OR seam IS NOT NULL)"
-            " ORDER BY reading.id LIMIT 1",
+            self._READING + " WHERE meter.name = ? AND index_wh IS NOT NULL AND trusted > 0"
+            " AND (doubt = '' OR seam IS NOT NULL) ORDER BY reading.id LIMIT 1",
             [meter],
         )
         return self._reading(row) if row else None

@@ -33,6 +33,9 @@ def close_days(meters: Sequence[Meter], store: Store, clock: Clock, rules: Rules
     """Closes what can be closed now. On an untrusted clock nothing is; one meter's trouble stops no other."""
     if not clock.trusted():
         return
+    dated = store.readings.date_back(clock.boot_id, clock.now(), clock.since_boot())
+    if dated:
+        log.info("readings_dated", readings=dated)
     for meter in meters:
         try:
             while _close_next(meter, store, clock.now(), rules):
