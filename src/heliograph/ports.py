@@ -52,6 +52,8 @@ class Bus(Protocol):
     """A line with meters. Reads only."""
 
     counters: BusCounters
+    numbered: bool
+    """Answers carry the number of their question (Modbus TCP), so none can be taken for another's."""
 
     def read(self, unit: int, function: Function, address: int, count: int, timing: Timing) -> tuple[int, ...]:
         """`count` register words.

@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 UNIT = 7
 TIMEOUT = 0.5
@@ -41,6 +42,20 @@ def rtu(unit: int, pdu: bytes) -> bytes:
     return body + crc.to_bytes(2, "little")
 
 
+class Line(Protocol):
+    """What a talker needs of the line it is on; there is one in virtual and one in real time."""
+
+    character: float
+    now: float
+    """When the request being heard began."""
+    last_end: float
+    """When the last character so far, ours or theirs, is over."""
+
+    def speak(self, at: float, data: bytes) -> None: ...
+
+    def anybody_speaks(self, begin: float, end: float) -> bool: ...
+
+
 class VirtualLine:
     """Implements the bus' wire. Time passes only while somebody waits; characters take theirs.
 
@@ -58,7 +73,6 @@ class VirtualLine:
         self.wakes = 0
         self.heard: list[tuple[float, bytes]] = []
         self.last_end = 0.0
-        """When the last character so far, ours or theirs, is over."""
         self._hear = hear
         self._talks: list[list[tuple[float, int, int]]] = []
         """For each talker the bytes not yet taken: when each arrives, its number on this line, the byte."""
@@ -197,7 +211,11 @@ class HostileMeter:
     dice: random.Random
     faults: Mapping[str, float]
     turnaround: float = 0.01
+    jitter: float = 0.5
+    """The part of the turnaround by which it varies."""
     timeout: float = TIMEOUT
+    latest: float = 4.0
+    """Time-outs after which a late answer has come: three more than ours."""
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -206,7 +224,7 @@ class HostileMeter:
         self._kinds = [*self.faults, "right"]
         self._weights = [*self.faults.values(), max(0.0, 1.0 - sum(self.faults.values()))]
 
-    def hear(self, line: VirtualLine, request: bytes) -> None:
+    def hear(self, line: Line, request: bytes) -> None:
         c = line.character
         end = line.now + len(request) * c
         self.counts["requests"] += 1
@@ -220,20 +238,21 @@ class HostileMeter:
             return
         (kind,) = self.dice.choices(self._kinds, self._weights)
         self.counts[kind] += 1
-        at = end + 3.5 * c + self.turnaround * self.dice.uniform(0.5, 1.5)
+        at = end + 3.5 * c + self.turnaround * self.dice.uniform(1 - self.jitter, 1 + self.jitter)
         content = self.registers.words(end, address, count)
         frame = rtu(unit, bytes((function, 2 * count)) + content)
-        for delay, data in self._answers(kind, request, frame, end):
+        for delay, data in self._answers(kind, request, frame, end, len(frame) * c):
             line.speak(at + delay, data)
 
-    def _answers(self, kind: str, request: bytes, frame: bytes, now: float) -> list[tuple[float, bytes]]:
+    def _answers(self, kind: str, request: bytes, frame: bytes, now: float, lasts: float) -> list[tuple[float, bytes]]:
         dice = self.dice
         unit, function, count = frame[0], frame[1], frame[2] // 2
         match kind:
-            case "late":  # up to three time-outs after ours has passed
-                return [(dice.uniform(0.0, 4.0 * self.timeout), frame)]
-            case "doubled":
-                return [(0.0, frame), (dice.choice([0.1, 0.12, 0.2, dice.uniform(0.1, self.timeout)]), frame)]
+            case "late":
+                return [(dice.uniform(0.0, self.latest * self.timeout), frame)]
+            case "doubled":  # at once, a few characters later, or up to a time-out after the first began
+                gap = dice.choice([0.0, 0.004, dice.uniform(0.0, 0.1), dice.uniform(0.0, self.timeout)])
+                return [(0.0, frame), (min(lasts + gap, self.timeout), frame)]
             case "foreign":
                 return [(0.0, rtu(dice.choice([u for u in range(1, 20) if u != unit]), frame[1:-2]))]
             case "wrong":

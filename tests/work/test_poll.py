@@ -25,6 +25,8 @@ NOON = START + timedelta(hours=12)
 class VirtualBus:
     """A line in virtual time: every exchange takes as long as it would on the wire; absent units are silent."""
 
+    numbered = False
+
     def __init__(self, clock: FakeClock, devices: dict[int, SimulatedMeter]) -> None:
         self.clock = clock
         self.devices = devices

@@ -47,6 +47,7 @@ class ListedBus:
     asked: list[tuple[int, int, float]] = field(default_factory=list)
     """Address, count and pause of each request."""
     counters: BusCounters = field(default_factory=BusCounters)
+    numbered: bool = False
 
     def read(self, unit: int, function: Function, address: int, count: int, timing: Timing) -> tuple[int, ...]:
         assert (unit, function) == (1, "input")

@@ -120,8 +120,9 @@ class Exchange(Protocol):
 class ModbusBus:
     """A line with meters (port `Bus`). One request at a time; `close` may come from another thread."""
 
-    def __init__(self, wire: Wire, exchange: Exchange, counters: BusCounters) -> None:
+    def __init__(self, wire: Wire, exchange: Exchange, counters: BusCounters, *, numbered: bool = False) -> None:
         self.counters = counters
+        self.numbered = numbered
         self._wire = wire
         self._exchange = exchange
         self._lock = threading.Lock()
@@ -163,7 +164,7 @@ def open_bus(url: str, *, wire: Callable[[Line], Wire] = real_wire) -> Bus:
     counters = BusCounters()
     ours = wire(line)
     exchange = TcpExchange(ours, counters) if line.way == "tcp" else RtuExchange(ours, counters, line)
-    return ModbusBus(ours, exchange, counters)
+    return ModbusBus(ours, exchange, counters, numbered=line.way == "tcp")
 
 
 def _decoder() -> DecodePDU:

@@ -182,8 +182,10 @@ def read_block(
     ours = {register.quantity for register in block.registers}
     judge = _Judge(block, {name: known for name, known in previous.items() if name in ours}, rated_kw, production)
 
-    def once(part: Block, timing: Timing) -> _Read:
-        words = bus.read(unit, part.function, part.address, part.count, timing)
+    def once(part: Block, careful: Timing) -> _Read:
+        # Where answers are numbered no copy of an earlier one can confirm it, and there is nothing to wait for.
+        asking = timing if bus.numbered else careful
+        words = bus.read(unit, part.function, part.address, part.count, asking)
         return _Read(part, now(), words, *decoded(part, words, map, factors or {}))
 
     first = once(block, timing)
