@@ -78,7 +78,7 @@ class Secret:
         if self._file is not None:
             return self._file, "Write the secret into this file, readable for the service only."
         directory, name = self._environ.get("CREDENTIALS_DIRECTORY"), self._credential or ""
-        hint = f"Add to the unit: LoadCredential={name}:/etc/heliograph/{name}"
+        hint = f"Put it into /etc/credstore/{name} and restart the service; run by hand there are no credentials."
         if not directory:
             raise ConfigError(f"credential {name} is not there: the service was started without any", hint=hint)
         if "/" in name or name in ("", ".", ".."):
