@@ -220,3 +220,22 @@ def test_a_person_need_not_see_the_secrets_of_the_service(
     assert code(ask("run")) == 78
     site.write_text(re.sub(r"token = .*", 'token = { file = "/nowhere/token" }', text))
     assert code(ask("status")) == 1 and code(ask("check")) == 78
+
+
+def test_a_swap_is_recorded_only_when_somebody_says_so(ask: Ask) -> None:
+    words = ("swap", "roof", "--old-index", "41360.5", "--new-index", "0.1", "--new-serial", "999")
+    asked = ask(*words)
+    assert isinstance(asked.exception, HeliographError) and "--yes" in asked.exception.hint
+    assert "41360.500 -> 0.100 kWh, serial 23451234 -> 999" in asked.stderr
+    done = ask(*words, "--yes")
+    assert code(done) == 0 and "Recorded" in done.stdout
+    assert code(ask("swap", "roof", "--old-index", "4.1", "--new-index", "0", "--new-serial", "1", "--yes")) == 2
+
+
+def test_released_days_are_no_longer_held(ask: Ask) -> None:
+    done = ask("release", "roof", "2026-03-16..2026-03-18", "--split", "time", "--yes", "--json")
+    assert code(done) == 0
+    periods = [day["period_wh"] for day in json.loads(done.stdout)["days"]]
+    assert sum(periods) == 60_000 and len(periods) == 3
+    assert code(ask("days", "--from", "2026-03-14", "--to", "2026-03-19")) == 0
+    assert isinstance(ask("release", "roof", "2026-03-16", "--split", "time", "--yes").exception, HeliographError)

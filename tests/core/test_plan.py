@@ -377,7 +377,7 @@ def test_no_way_of_sharing_registers_out_is_cheaper() -> None:
 @pytest.mark.parametrize(
     ("map", "expected"),
     [
-        (a_map(*(a_register(2 * n) for n in range(6))), ["0x0x12", "0x0x10", "0x4x8"]),
+        (a_map(*(a_register(2 * n) for n in range(6))), ["0x0x12", "0x0x10", "0x4x8", "0x0x6", "0x8x4", "0x0x2"]),
         (a_map(*(a_register(2 * n) for n in range(3))), ["0x0x6", "0x0x4", "0x4x2"]),
         (a_map(a_register(0), a_register(2)), ["0x0x4", "0x0x2", "0x2x2"]),
         (a_map(a_register(0), a_register(2, type="u16")), ["0x0x3", "0x0x2", "0x2x1"]),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +90,27 @@ def a_meter(app: App, name: str) -> str:
         hint = f"Did you mean {near[0]}?" if near else f"Meters: {', '.join(ids)}"
         raise ConfigError(f"there is no meter {name}", hint=hint)
     return name
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Set by Ctrl-C and SIGTERM: the usual ways to end a verb that runs on."""
+    stop = threading.Event()
+    kept = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Asks on a terminal; without one nothing happens unless --yes was given."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody was asked, and nothing was recorded", hint="Add --yes where there is no terminal.")
+    click.confirm(question, abort=True, err=True)
 
 
 def carried_out(app: App, meter: str, what: str, wish: dict[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from heliograph.cli.options import a_day, a_meter, app_of, carried_out, config_option, json_option, print_json
+from heliograph.cli.options import (
+    a_day,
+    a_meter,
+    app_of,
+    carried_out,
+    config_option,
+    confirmed,
+    json_option,
+    print_json,
+)
 from heliograph.core.daily import day_of
-from heliograph.core.errors import UsageError
 from heliograph.core.figures import kwh
 
 
@@ -35,9 +42,7 @@ def command(meter: str, days: str, split: str, yes: bool, config: Path | None, a
     if not yes:
         for day in planned["days"]:
             click.echo(f"{name} {day['day']}: {kwh(day['period_wh'])} kWh (estimated split)", err=True)
-        if not sys.stdin.isatty():
-            raise UsageError("nobody was asked, and nothing was released", hint="Add --yes where there is no terminal.")
-        click.confirm("A closed day never changes. Release?", abort=True, err=True)
+    confirmed("A closed day never changes. Release?", yes=yes)
     done = carried_out(app, name, "release", {**wish, "dry": False})
     if as_json:
         print_json(done)

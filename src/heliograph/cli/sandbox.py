@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from heliograph.cli.options import json_option, print_json
+from heliograph.cli.options import json_option, print_json, stop_on_signals
 from heliograph.core.durations import duration
 from heliograph.core.errors import UsageError
 
@@ -114,7 +111,7 @@ def command(
         keep=keep,
         log=(lambda line: click.echo(line, err=True)) if log else None,
     )
-    with sandbox, _signals() as stop:
+    with sandbox, stop_on_signals() as stop:
         if token_file is not None and not token_file.exists():
             _write(token_file, sandbox.token)
         if not host.startswith("127.") and host != "localhost":
@@ -127,18 +124,6 @@ def command(
         stop.wait(stop_after)
     _summary(sandbox)
     return 1 if sandbox.violations else 0
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set by Ctrl-C and SIGTERM: both are the usual way to end this verb."""
-    stop = threading.Event()
-    kept = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 # -- what is printed --------------------------------------------------------------------------------------------

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from heliograph.cli.options import json_option, print_json
+from heliograph.cli.options import json_option, print_json, stop_on_signals
 from heliograph.core.durations import duration
 from heliograph.core.errors import ConfigError, UsageError
 
@@ -176,7 +174,7 @@ def command(
             )
             line = Line(wire, link=Path(serial).absolute() if serial else None)
             endpoints.append(stack.enter_context(line))
-        with _signals() as stop:
+        with stop_on_signals() as stop:
             if as_json:
                 print_json(_facts(map, bank, endpoints, speed, wrong))
             else:
@@ -191,18 +189,6 @@ def command(
         seen = ", ".join(f"{count} {what}" for what, count in sorted(endpoint.counts.items())) or "nobody asked"
         click.echo(f"{endpoint.url}: {seen}", err=True)
     return 0
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set by Ctrl-C and SIGTERM: both are the usual way to end this verb."""
-    stop = threading.Event()
-    kept = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 # -- what is printed --------------------------------------------------------------------------------------------

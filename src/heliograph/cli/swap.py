@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import click
 
-from heliograph.cli.options import a_meter, app_of, carried_out, config_option, json_option, print_json
+from heliograph.cli.options import a_meter, app_of, carried_out, config_option, confirmed, json_option, print_json
 from heliograph.core.errors import UsageError
 
 
@@ -51,9 +50,7 @@ def command(
     planned = carried_out(app, name, "seam", {**wish, "dry": True})
     if not yes:
         click.echo(f"{name}: {planned['seam']}; it settles {planned['readings']} doubtful readings.", err=True)
-        if not sys.stdin.isatty():
-            raise UsageError("nobody was asked, and nothing was recorded", hint="Add --yes where there is no terminal.")
-        click.confirm("A seam stays for ever. Record it?", abort=True, err=True)
+    confirmed("A seam stays for ever. Record it?", yes=yes)
     done = carried_out(app, name, "seam", {**wish, "dry": False})
     if as_json:
         print_json(done)

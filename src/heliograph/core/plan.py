@@ -415,18 +415,21 @@ def _longer(block: Block, space: _Space, taken: frozenset[int]) -> Iterable[Bloc
 
 
 def parts(block: Block) -> tuple[Block, ...]:
-    """The block, one without its end and one without its beginning; as far as possible of three different lengths.
+    """The block, then without its end or its beginning in turn: up to six shapes, of different lengths if possible.
 
-    They ask for the same numbers in another shape: a stray answer to one of them cannot confirm another.
+    They ask for the same numbers in another way: a stray answer to one of them cannot confirm another.
     """
-    found = [block]
     whole = block.registers
     heads = [_part(block, whole[:n]) for n in range(len(whole) - 1, 0, -1)]
     tails = [_part(block, whole[n:]) for n in range(1, len(whole))]
-    for choice in (heads, tails):
-        if choice:
-            counts = {part.count for part in found}
-            found.append(next((part for part in choice if part.count not in counts), choice[0]))
+    found = [block]
+    for choice in (heads, tails, heads, tails, heads):
+        counts = {part.count for part in found}
+        fresh = [part for part in choice if part.count not in counts]
+        if fresh:
+            found.append(fresh[0])
+        elif len(found) < 3 and choice:
+            found.append(choice[0])
     return tuple(found)
 
 

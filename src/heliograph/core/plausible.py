@@ -16,16 +16,24 @@ from heliograph.core.registers import Register
 
 Value = float | int | str
 
-# How many reads in a row must agree before a doubt is settled.
+# How many reads in a row must agree before a doubt is settled. One answer in ten may carry wrong content, and among
+# the registers around the right ones some fit all ranges: the numbers keep such accidents below one in 10^8 reads.
 FIRST = 3
-JUMP = 3
+JUMP = 4
 ABSENT = 5
 ZERO = 6
 """Registers that do not exist read as zeros on many devices, so wrong zeros agree with each other."""
 LEAP = 6
 """A counter that may fall has no other witness than its repeated word."""
 ALIKE = 2
+RECOGNISED = 2
+"""For a block that other numbers in it prove to be the right one."""
+CONTRADICTED = 3
+"""For what is then handed on as evidence."""
 NEVER = 0
+
+STEADY = ("voltage_", "frequency")
+"""Instants that hardly move from one poll to the next."""
 
 HEADROOM = 1.2
 OTHER_COUNTERS = 4.0
@@ -99,10 +107,10 @@ def doubts(
     `rated_kw`.
     """
     if not previous:
-        return (Doubt("", "first reading, all zeros", ZERO) if _zeros(new) else Doubt("", "first reading", FIRST),)
+        return (Doubt("", "first reading, mostly zeros", ZERO) if _hollow(new) else Doubt("", "first reading", FIRST),)
     found = [Doubt(name, f"{name} has no value any more", ABSENT) for name in previous if name not in new]
-    if _zeros(new) and not _zeros(previous):
-        found.append(Doubt("", "everything became zero at once", ZERO))
+    if _hollow(new) and not _hollow(previous):
+        found.append(Doubt("", "most of it became zero at once", ZERO))
     for name, value in new.items():
         before = previous.get(name)
         if before is None:
@@ -126,12 +134,12 @@ def doubts(
             move = abs(value - before)
             if move > quantity.jump and move > 0.25 * max(abs(value), abs(before)):
                 text = f"{name} jumped from {before:g} to {value:g} {quantity.unit}"
-                found.append(Doubt(name, text, JUMP))
+                found.append(Doubt(name, text, JUMP if value else ZERO))
     return tuple(found)
 
 
-def _zeros(values: Mapping[str, Value]) -> bool:
-    return all(value in (0, "") for value in values.values())
+def _hollow(values: Mapping[str, Value]) -> bool:
+    return 2 * sum(value in (0, "") for value in values.values()) > len(values)
 
 
 def _counter(name: str, unit: str, before: float, value: float, most: float, may_fall: bool) -> list[Doubt]:
@@ -163,22 +171,30 @@ def agree(
     return not doubts(earlier, later, elapsed, rated_kw, steps, production=production, falling=falling)
 
 
-def anchored(
+def recognised(
     previous: Mapping[str, Value],
     new: Mapping[str, Value],
     found: Collection[Doubt],
     most: Mapping[str, float],
 ) -> bool:
-    """Whether the counters alone prove that this is the right block, whatever its instants do.
+    """Whether some of its numbers prove that this is the right block, whatever the others do.
 
-    That needs a counter that fits into a window (`most`, in Wh) narrower than a hundredth of its value, no counter
-    in doubt, and no number that went missing: the words of other registers hardly ever do that.
+    That is a counter that fits into a window (`most`, in Wh) narrower than a hundredth of its value, or two and more
+    voltages and frequencies that all stayed within a twentieth; with no counter in doubt and no number missing. The
+    words of other registers hardly ever do that, but clouds and switches make power and current jump every day.
     """
-    if any(doubt.settled_by in (ABSENT, NEVER) or doubt.quantity in (*most, "") for doubt in found):
+    if any(doubt.settled_by in (ABSENT, NEVER) or doubt.quantity in most for doubt in found):
         return False
+    for name, window in most.items():
+        value = new.get(name)
+        if isinstance(value, int) and name in previous and value >= 10_000 and window < value / 100:
+            return True
+    moves = [_move(previous.get(name), value) for name, value in new.items() if name.startswith(STEADY)]
+    return len(moves) >= 2 and max(moves) < 0.05
 
-    def fits(name: str, window: float) -> bool:
-        value, before = new.get(name), previous.get(name)
-        return isinstance(value, int) and before is not None and value >= 10_000 and window < value / 100
 
-    return any(fits(name, window) for name, window in most.items())
+def _move(before: Value | None, value: Value) -> float:
+    """The change as a share of what was before."""
+    if isinstance(before, float | int) and isinstance(value, float | int) and before:
+        return abs(value - before) / abs(before)
+    return math.inf

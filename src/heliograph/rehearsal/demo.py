@@ -35,7 +35,10 @@ LATE = 1 / 50
 TIMEOUT = 0.1
 # A rehearsal that has not delivered everything this long (real seconds) after its last day has failed.
 PATIENCE = 20.0
-METERS = {"roof": ("STR1000000033862740", "serial", 50.0, 41_230_700), "barn": ("STR1000000033862741", "tcp", 30.0, 0)}
+METERS = {
+    "roof": ("STR1000000033862740", "serial", 50.0, 41_230_700),
+    "barn": ("STR1000000033862741", "tcp", 30.0, 7_512_340),
+}
 
 CONFIG = """
 [site]

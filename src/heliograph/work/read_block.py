@@ -16,15 +16,16 @@ from heliograph.core.plan import Block, parts
 from heliograph.core.plausible import (
     ABSENT,
     ALIKE,
-    JUMP,
+    CONTRADICTED,
     NEVER,
+    RECOGNISED,
     Doubt,
     Known,
     Value,
     agree,
-    anchored,
     doubts,
     most_wh,
+    recognised,
     step_wh,
 )
 from heliograph.core.quantity import ENERGY_UNITS, find
@@ -153,13 +154,19 @@ class _Judge:
             falling=self.falling(),
         )
 
-    def anchored(self, read: _Read, found: tuple[Doubt, ...]) -> bool:
+    def recognised(self, read: _Read, found: tuple[Doubt, ...]) -> bool:
         before = {name: known.value for name, known in self.known.items()}
         most = {
             name: most_wh(name, read.at - self.known[name].at, self.rated_kw, step, self.production)
             for name, step in self.steps(before).items()
         }
-        return anchored(before, read.values, found, most)
+        return recognised(before, read.values, found, most)
+
+    def needed(self, read: _Read, found: tuple[Doubt, ...]) -> int:
+        """Reads in a row that must agree, with this read of the whole block among them."""
+        if not found:
+            return 1
+        return RECOGNISED if self.recognised(read, found) else max(d.settled_by or CONTRADICTED for d in found)
 
 
 def read_block(
@@ -204,11 +211,12 @@ def _settled(
     there is none left, the line has to be silent for a whole time-out before.
     """
     shapes = parts(first.block)
-    full, row = first, [first]
+    full, row, needed = first, [first], judge.needed(first, found)
     asked = [first.block.count]
     seen = dict.fromkeys(found)
     while len(asked) < MOST_READS:
-        part = shapes[len(asked) % len(shapes)]
+        whole = any(read is full for read in row)
+        part = shapes[len(row) % len(shapes)] if whole else first.block
         careful = replace(timing, pause=max(timing.pause, timing.timeout)) if part.count in asked else timing
         again = once(part, careful)
         asked.append(part.count)
@@ -217,12 +225,11 @@ def _settled(
         row.append(again)
         if part is first.block:
             full, found = again, judge.doubts(again)
+            needed = judge.needed(full, found)
             seen |= dict.fromkeys(found)
-        if any(read is full for read in row) and len(row) >= max(
-            (doubt.settled_by or JUMP for doubt in found), default=1
-        ):
+        if len(row) >= needed and any(read is full for read in row):
             return _told(full, tuple(d for d in found if d.settled_by == NEVER), seen, len(asked))
-    if judge.anchored(full, found):
+    if judge.recognised(full, found):
         return _told(full, found, seen, len(asked))
     texts = tuple(dict.fromkeys(doubt.text for doubt in seen))
     return BlockRead(first.block, full.at, full.words, {}, full.absent, {}, texts, (), len(asked))
