@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from heliograph import library
 from heliograph.bus.modbus import open_bus
@@ -14,6 +14,8 @@ from heliograph.core.errors import BusError
 from heliograph.core.line import parse
 from heliograph.core.plan import line_cost, plan
 from heliograph.core.plausible import Known
+from heliograph.core.registers import Timing
+from heliograph.ports import Bus
 from heliograph.work.read_block import BlockRead, read_block, remembered
 from tests.bus.virtual import FAULTS, TIMEOUT, UNIT, HostileMeter, Registers, VirtualLine
 
@@ -50,40 +52,48 @@ def run(
     every: float = 0.0,
     pause: float = 0.0,
 ) -> Outcome:
-    """Rounds over all blocks, with pauses between them and now and then a restart that remembers nothing.
-
-    `every` is the least time from round to round. A value is wrong unless the registers held it between the request
-    it is the answer to and that answer.
-    """
+    """On a line in virtual time at 9600 baud. `every` is the least time from round to round."""
     dice = random.Random(seed)
-    registers = Registers(seed)
-    meter = HostileMeter(registers, dice, faults)
+    meter = HostileMeter(Registers(seed), dice, faults)
     line = VirtualLine(meter.hear)
     bus = open_bus(URL, wire=lambda _: line)
+    timing = Timing(timeout=TIMEOUT, pause=pause, retries=1)
+
+    def idle(begun: float) -> None:
+        line.sleep(max(dice.choice([0.0, 0.05, 1.0, dice.uniform(0, 10)]), begun + every - line.now))
+
+    return rounds(exchanges, bus, meter, dice, URL, timing, line.monotonic, idle, read, quantities)
+
+
+def rounds(
+    exchanges: int,
+    bus: Bus,
+    meter: HostileMeter,
+    dice: random.Random,
+    url: str,
+    timing: Timing,
+    now: Callable[[], float],
+    idle: Callable[[float], None],
+    read: Read = read_block,
+    quantities: Sequence[str] | None = None,
+) -> Outcome:
+    """Rounds over all blocks, with pauses between them and now and then a restart that remembers nothing.
+
+    A value is wrong unless the registers held it between the request it is the answer to and that answer.
+    """
     map = library.load("eastron-sdm630").map
-    timing = replace(map.timing, timeout=TIMEOUT, pause=pause, retries=1)
-    blocks = plan(map, quantities, line_cost(parse(URL), timing))
+    blocks = plan(map, quantities, line_cost(parse(url), timing))
     out = Outcome()
     known: dict[str, Known] = {}
     began = time.process_time()
     while bus.counters.requests < exchanges:
         if dice.random() < 0.002:
             known = {}
-        begun = line.now
+        begun = now()
         for block in blocks:
             meter.asked.clear()
             try:
-                got = read(
-                    bus,
-                    UNIT,
-                    block,
-                    map,
-                    timing,
-                    known,
-                    now=line.monotonic,
-                    rated_kw=50,
-                    production="energy_export",
-                )
+                got = read(bus, UNIT, block, map, timing, known, now=now, rated_kw=50, production="energy_export")
             except BusError as error:
                 out.failed[type(error).__name__] += 1
                 continue
@@ -95,10 +105,10 @@ def run(
             out.accepted += 1
             asked = (block.address, block.count)
             start = max(at for at, *what in meter.asked if at <= got.at and tuple(what) == asked)
-            if not registers.held(start, got.at, block.address, got.words):
+            if not meter.registers.held(start, got.at, block.address, got.words):
                 why = f"after {got.attempts} reads, {got.settled}"
                 out.wrong.append(f"{block} between {start:.3f} and {got.at:.3f}: {dict(got.values)} {why}")
-        line.sleep(max(dice.choice([0.0, 0.05, 1.0, dice.uniform(0, 10)]), begun + every - line.now))
+        idle(begun)
     out.exchanges = bus.counters.requests
     out.faults = meter.counts
     out.seconds = time.process_time() - began

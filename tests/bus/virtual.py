@@ -216,6 +216,8 @@ class HostileMeter:
     timeout: float = TIMEOUT
     latest: float = 4.0
     """Time-outs after which a late answer has come: three more than ours."""
+    copied: float = 1.0
+    """Time-outs within which the copy of an answer begins."""
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -251,8 +253,9 @@ class HostileMeter:
             case "late":
                 return [(dice.uniform(0.0, self.latest * self.timeout), frame)]
             case "doubled":  # at once, a few characters later, or up to a time-out after the first began
-                gap = dice.choice([0.0, 0.004, dice.uniform(0.0, 0.1), dice.uniform(0.0, self.timeout)])
-                return [(0.0, frame), (min(lasts + gap, self.timeout), frame)]
+                most = self.copied * self.timeout
+                gap = dice.choice([0.0, 0.004, dice.uniform(0.0, 0.1), dice.uniform(0.0, most)])
+                return [(0.0, frame), (max(lasts, min(lasts + gap, most)), frame)]
             case "foreign":
                 return [(0.0, rtu(dice.choice([u for u in range(1, 20) if u != unit]), frame[1:-2]))]
             case "wrong":

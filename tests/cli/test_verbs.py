@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -239,3 +240,13 @@ def test_released_days_are_no_longer_held(ask: Ask) -> None:
     assert sum(periods) == 60_000 and len(periods) == 3
     assert code(ask("days", "--from", "2026-03-14", "--to", "2026-03-19")) == 0
     assert isinstance(ask("release", "roof", "2026-03-16", "--split", "time", "--yes").exception, HeliographError)
+
+
+def test_a_refused_run_leaves_the_process_as_it_was(site: Path, ask: Ask) -> None:
+    site.write_text(site.read_text().replace("/token", "/nowhere"))
+    before = os.umask(0o022)
+    try:
+        assert code(ask("run")) == 78
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)

@@ -18,8 +18,9 @@ from pathlib import Path
 from heliograph import library
 from heliograph.clock import RehearsalClock
 from heliograph.core import daily
+from heliograph.core.daily import Day
 from heliograph.rehearsal.demo import ZONE
-from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.meter import SimulatedMeter, _shown
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
@@ -108,6 +109,7 @@ def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: P
         print(f"{len(closed)} days, {metered} Wh, {dict(platform.requests)}")
         assert len({day.day for day in closed}) == len(closed) >= days
         assert sum(day.period_wh for day in closed) == metered > 0
+        _recomputed(closed, store)
         # The platforms hold what was closed; the last day may be closed after the look at them.
         sent = {row["day"]: row["period_wh"] for row in store.outbox.shown("redex") if row["state"] == "confirmed"}
         assert {day: wh for day, wh in platform.stored_wh("redex", "STR1").items() if day in sent} == sent
@@ -117,6 +119,18 @@ def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: P
         assert [str(one) for one in platform.violations] == []
         store.close()
     _acknowledged_rows_are_whole(tmp_path / "data")
+
+
+def _recomputed(closed: list[Day], store: Store) -> None:
+    """Every day that rests on two readings is what their raw words say, by the simulator's own decoding."""
+
+    def shown_wh(reading: int) -> int:
+        words = store.readings.reading(reading).words
+        return int(_shown("float32", b"".join(word.to_bytes(2, "big") for word in words)) * 1000)
+
+    for day in closed:
+        if not day.estimated:
+            assert day.period_wh == shown_wh(day.closing.before) - shown_wh(day.opening.before), day.day
 
 
 def _ready(child: subprocess.Popen[bytes]) -> None:

@@ -22,8 +22,8 @@ def command(config: Path | None, level: str) -> int:
     from heliograph.daemon import Daemon, notify
 
     set_up(level)
-    os.umask(0o077)
     app = app_of(config, "must be there")
+    os.umask(0o077)  # the store is nobody else's; from here on this process is the service
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
