@@ -14,7 +14,7 @@ from tests.bus.virtual import FAULTS, HostileMeter, Registers
 
 EXCHANGES = 1_000
 BAUDRATE = 115_200
-TIMING = Timing(timeout=0.06, retries=1)
+TIMING = Timing(timeout=0.04, retries=1)
 
 
 def test_no_wrong_value_is_believed_on_a_real_line() -> None:

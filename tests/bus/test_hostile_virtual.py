@@ -1,9 +1,10 @@
-"""100,000 hostile exchanges in virtual time: late, doubled, foreign, wrong, truncated, damaged, noisy, refused, echoed.
+r"""100,000 hostile exchanges in virtual time: late, doubled, foreign, wrong, truncated, damaged, noisy, refused, echoed.
 
 The oracle: the words behind every believed value are what the registers held at one instant between the request
 that they answer and that answer. By hand, as many as you have patience for (four minutes a million):
 
-    HELIOGRAPH_EXCHANGES=10000000 HELIOGRAPH_SEED=1 python -m pytest tests/bus/test_hostile_virtual.py -k no_wrong -s
+    HELIOGRAPH_EXCHANGES=10000000 HELIOGRAPH_SEED=1 python -m pytest -s -n0 -o faulthandler_timeout=0 \
+        -k no_wrong tests/bus/test_hostile_virtual.py
 """
 
 from __future__ import annotations
