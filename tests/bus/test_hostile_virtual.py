@@ -1,4 +1,4 @@
-r"""100,000 hostile exchanges in virtual time: late, doubled, foreign, wrong, truncated, damaged, noisy, refused, echoed.
+r"""100,000 hostile exchanges in virtual time: late, doubled, foreign, wrong, truncated, damaged, noisy, refused.
 
 The oracle: the words behind every believed value are what the registers held at one instant between the request
 that they answer and that answer. By hand, as many as you have patience for (four minutes a million):

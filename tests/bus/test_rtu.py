@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -390,3 +392,13 @@ def test_a_failed_question_leaves_the_bus_usable_for_other_units() -> None:
     with pytest.raises(BusError):
         ask(bus)
     assert bus.read(4, "input", 0x48, 2, TIMING) == (8, 9)
+
+
+def test_a_site_pays_only_for_the_parts_it_uses() -> None:
+    """pymodbus' clients and servers cost 2 MB more, pyserial is for serial lines only."""
+    program = """
+import sys
+import heliograph.bus.modbus
+print(sorted({"serial", "pymodbus.client", "pymodbus.server"} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
