@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from heliograph import library
 from heliograph.bus.modbus import open_bus
+from heliograph.bus.wire import Wire
 from heliograph.core.errors import BusError
 from heliograph.core.line import parse
 from heliograph.core.plan import line_cost, plan
@@ -17,7 +18,7 @@ from heliograph.core.plausible import Known
 from heliograph.core.registers import Timing
 from heliograph.ports import Bus
 from heliograph.work.read_block import BlockRead, read_block, remembered
-from tests.bus.virtual import FAULTS, TIMEOUT, UNIT, HostileMeter, Registers, VirtualLine
+from tests.bus.virtual import FAULTS, TIMEOUT, UNIT, Converted, HostileMeter, Registers, VirtualLine
 
 URL = "serial:///dev/ttyUSB0?baudrate=9600"
 Read = Callable[..., BlockRead]
@@ -51,18 +52,20 @@ def run(
     quantities: Sequence[str] | None = None,
     every: float = 0.0,
     pause: float = 0.0,
+    url: str = URL,
 ) -> Outcome:
     """On a line in virtual time at 9600 baud. `every` is the least time from round to round."""
     dice = random.Random(seed)
     meter = HostileMeter(Registers(seed), dice, faults)
     line = VirtualLine(meter.hear)
-    bus = open_bus(URL, wire=lambda _: line)
+    wire: Wire = line if url.startswith("serial:") else Converted(line, 0.012)
+    bus = open_bus(url, wire=lambda _: wire)
     timing = Timing(timeout=TIMEOUT, pause=pause, retries=1)
 
     def idle(begun: float) -> None:
         line.sleep(max(dice.choice([0.0, 0.05, 1.0, dice.uniform(0, 10)]), begun + every - line.now))
 
-    return rounds(exchanges, bus, meter, dice, URL, timing, line.monotonic, idle, read, quantities)
+    return rounds(exchanges, bus, meter, dice, url, timing, line.monotonic, idle, read, quantities)
 
 
 def rounds(

@@ -40,10 +40,11 @@ ENERGY = ("energy_import", "energy_export")
 
 SITES: dict[str, tuple[int, dict[str, Any]]] = {
     # share of all exchanges in percent, and how the meter is polled
-    "20 quantities, back to back": (40, {}),
+    "20 quantities, back to back": (30, {}),
     "20 quantities, with the maker's pause": (20, {"pause": 0.06}),
     "energy alone, so that every request has the same shape": (25, {"quantities": ENERGY}),
-    "energy alone, once a second": (15, {"quantities": ENERGY, "every": 1.0}),
+    "20 quantities, through a converter": (15, {"url": "rtu+tcp://192.168.1.51:23"}),
+    "energy alone, once a second": (10, {"quantities": ENERGY, "every": 1.0}),
 }
 
 

@@ -244,7 +244,7 @@ def test_a_busy_device_is_asked_once_more_after_its_pause() -> None:
 
 def test_a_copy_of_a_refusal_does_not_refuse_the_next_question() -> None:
     refusal = rtu(3, b"\x84\2")
-    bus, _, _ = a_bus([(0.01, refusal), (0.2, refusal)], [(0.01, LONGER)])
+    bus, _, _ = a_bus([(0.01, refusal), (0.2, refusal)], [(0.3, LONGER)])
     with pytest.raises(BusRefused):
         ask(bus)
     assert ask(bus, count=4) == (1, 2, 3, 4)

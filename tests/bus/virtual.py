@@ -129,6 +129,27 @@ class VirtualLine:
         return bytes(byte for _, _, byte in here)
 
 
+class Converted:
+    """The same line behind a converter to TCP: the bus does not know how fast it is, and packets take their time."""
+
+    character = 0.0
+    paced = False
+    stopping = False
+
+    def __init__(self, line: VirtualLine, delay: float) -> None:
+        self._line = line
+        self._delay = delay
+        self.open, self.close, self.write = line.open, line.close, line.write
+        self.monotonic, self.sleep = line.monotonic, line.sleep
+
+    def read(self, most: int, deadline: float) -> bytes:
+        data = self._line.read(most, deadline)
+        if data and self._line.now + self._delay < deadline:
+            self._line.sleep(self._delay)  # what gathers meanwhile comes in the same packet
+            data += self._line.read(most - len(data), self._line.now)
+        return data
+
+
 class Registers:
     """An SDM630 by a cloudy noon: every register is a function of time, its address and a seed.
 
