@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -52,6 +53,14 @@ class ModbusTk:
         from modbus_tk.modbus_tcp import TcpServer
 
         self.fill(TcpServer(port=port, address="127.0.0.1", timeout_in_sec=0.05), stack)
+        deadline = time.monotonic() + 10  # it listens in a thread of its own, some time after start()
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                return
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
     def rtu(self, device: str, stack: ExitStack) -> None:
         import serial

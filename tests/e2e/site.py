@@ -5,13 +5,12 @@ python site.py CONFIG START RATE BEGAN (START in ISO, BEGAN on the machine's mon
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from datetime import datetime
 from pathlib import Path
 
 from heliograph import app
+from heliograph.cli.options import stop_on_signals
 from heliograph.clock import RehearsalClock
 from heliograph.daemon import Daemon
 from heliograph.logs import set_up
@@ -22,9 +21,7 @@ def main() -> None:
     set_up("warning")
     clock = RehearsalClock(datetime.fromisoformat(start), float(rate), float(began))
     site = app.load(Path(config), clock)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with site.writer() as store:
+    with stop_on_signals() as stop, site.writer() as store:
         daemon = Daemon(site, store)
         daemon.start()
         print("ready", flush=True)

@@ -94,9 +94,16 @@ def a_meter(app: App, name: str) -> str:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Set by Ctrl-C and SIGTERM: the usual ways to end a verb that runs on."""
+    """Set by Ctrl-C and SIGTERM: the usual ways to end a verb that runs on.
+
+    By a thread of its own: a handler interrupts the main thread, which may be holding the event's lock just then.
+    """
     stop = threading.Event()
-    kept = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ended(*_: object) -> None:
+        threading.Thread(target=stop.set, daemon=True).start()
+
+    kept = {number: signal.signal(number, ended) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 import click
 
-from heliograph.cli.options import app_of, config_option
+from heliograph.cli.options import app_of, config_option, stop_on_signals
 
 
 @click.command("run", help="Poll, close days, deliver, until stopped.")
@@ -24,10 +22,7 @@ def command(config: Path | None, level: str) -> int:
     set_up(level)
     app = app_of(config, "must be there")
     os.umask(0o077)  # the store is nobody else's; from here on this process is the service
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    with app.writer() as store:
+    with stop_on_signals() as stop, app.writer() as store:
         daemon = Daemon(app, store)
         daemon.start()
         answering = control.Control(app.socket, daemon.answer)
