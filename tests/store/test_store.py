@@ -227,3 +227,13 @@ def test_every_table_is_strict_and_commits_are_flushed(store: Store, tmp_path: P
     assert loose == []
     assert store._connection.one("PRAGMA synchronous") == {"synchronous": 2}
     assert store._connection.one("PRAGMA journal_mode") == {"journal_mode": "wal"}
+
+
+def test_readings_after_a_failed_commit_are_seen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was learned inside a transaction that was rolled back must not be believed afterwards."""
+    with monkeypatch.context() as broken:
+        broken.setattr(Reading, "good", property(lambda _: 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            store.readings.add([reading(0, 100)])
+    store.readings.add([reading(1, 110)])
+    assert [one.index_wh for one in store.readings.back("roof")] == [110]

@@ -99,6 +99,13 @@ class Readings:
         """Stores what one round read, in one commit."""
         if not readings:
             return
+        try:
+            self._add(readings)
+        except BaseException:
+            self._layouts.clear()  # a layout that was rolled back with its readings must be written again
+            raise
+
+    def _add(self, readings: Sequence[Reading]) -> None:
         added: dict[str, Reading] = {}
         with self._db.writing():
             for reading in readings:
