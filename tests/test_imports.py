@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parent.parent / "src" / "heliograph"
 
 ADAPTERS = {"bus", "store", "uplink", "outputs"}
 FILES = {"toml_lines", "library", "settings"}
-WHOLE = {"core", "ports", "clock", "logs", "control", "work", "app", "daemon"} | FILES
+WHOLE = {"core", "ports", "clock", "seal", "logs", "control", "work", "app", "daemon"} | FILES
 
 # A row is a room (a module or package right below heliograph) or one module of it, which then goes before its room.
 # Behind it: the rooms it may import beside itself. What is not listed here does not exist for it.
@@ -27,9 +27,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "toml_lines": {"core"},
     "library": {"core", "toml_lines"},
     "settings": {"core", "toml_lines", "library"},
+    "seal": {"core"},
     "logs": set(),
     "control": {"core"},  # the question and the answer on the local socket
-    "app": {"core", "ports", "clock", "work"} | FILES | ADAPTERS,
+    "app": {"core", "ports", "clock", "seal", "work"} | FILES | ADAPTERS,
     "daemon": {"core", "ports", "control", "store", "work", "app"},  # hands the app's store to the work
     "web": {"core", "ports", "work", "app"},
     "cli": WHOLE,
@@ -55,6 +56,7 @@ ONLY_IN = {
     "starlette": {"web"},
     "uvicorn": {"web"},
     "jinja2": {"web"},
+    "cryptography": {"seal"},
     "asyncio": {"web"},  # threads everywhere else
 }
 

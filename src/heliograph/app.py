@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from heliograph import library, settings
+from heliograph import __version__, library, settings
 from heliograph.clock import SystemClock
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Uplink
-from heliograph.settings import BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
+from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
 from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ class App:
         found: RedexSettings | DrecSettings = getattr(self.config.settings.uplink, uplink)
         return found.per_minute
 
+    def sign(self, message: bytes) -> tuple[bytes, bytes]:
+        """The device's public key, and its signature under a message."""
+        from heliograph import seal
+
+        return seal.sign(self.data_dir / seal.FILE, message)
+
     def reader(self) -> Store:
         from heliograph.store import Store
 
@@ -123,6 +129,43 @@ class App:
             store.readings.know_meter(meter.id, meter.production)
             for report in meter.reports:
                 store.outbox.queue(meter.id, report, now)
+        store.days.carry_over(now)
+        store.chain.configure(self._accounting(), now)
+
+    def _accounting(self) -> dict[str, Any]:
+        """What of the configuration a figure depends on, as the chain holds it; no secret is part of it."""
+        settings = self.config.settings
+        site, close = settings.site, settings.close
+        platforms = {name: getattr(settings.uplink, name) for name in PLATFORMS}
+        return {
+            "site": site.id,
+            "timezone": site.timezone,
+            "position": [str(site.latitude), str(site.longitude)] if site.latitude is not None else None,
+            "software": __version__,
+            "clock": settings.clock.trust,
+            "close": {
+                "after_s": int(close.after.total_seconds()),
+                "max_estimated_s": int(close.max_estimated.total_seconds()),
+                "on_gap": close.on_gap,
+            },
+            "uplinks": {name: one.base_url for name, one in platforms.items() if one is not None},
+            "meters": {
+                meter.id: {
+                    "bus": self.bus_settings(meter.bus).url,
+                    "unit": meter.unit,
+                    "map": meter.map_digest,
+                    "map_name": meter.map.name,
+                    "production": meter.production,
+                    "order": chosen.order,
+                    "rated_kw": str(meter.rated_kw),
+                    "baseline_wh": meter.baseline_wh,
+                    "serial": meter.serial,
+                    "factors": {name: str(number) for name, number in meter.factors},
+                    "report_as": dict(chosen.report_as),
+                }
+                for meter, chosen in zip(self.meters, settings.meter, strict=True)
+            },
+        }
 
 
 Secrets = Literal["must be there", "if they can be seen", "no"]

@@ -17,9 +17,11 @@ from apscheduler.executors.pool import ThreadPoolExecutor as Executor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from heliograph.app import App
+from heliograph.core.chain import pack_message
 from heliograph.core.errors import HeliographError
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
+from heliograph.work.attest import attest
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import Live, as_json, health
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 
 CLOSE_EVERY = timedelta(seconds=20)
 DELIVER_EVERY = timedelta(seconds=15)
+ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
 PRUNE_EVERY = timedelta(hours=1)
 # Least real time between two runs of a job, for rehearsals whose clock runs fast.
@@ -78,6 +81,8 @@ class Daemon:
         for uplink in self.uplinks:
             self._add(f"deliver {uplink.name}", DELIVER_EVERY, partial(self._deliver, uplink))
             self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, partial(self._reconcile, uplink), later=True)
+        # The first one at once: an installer wants the key's fingerprint before leaving the roof.
+        self._add("attest", ATTEST_EVERY, self._attest, later=self.store.chain.last_checkpoint() is not None)
         self._add("prune", PRUNE_EVERY, self._prune, later=True)
         self._scheduler.start()
         threading.Thread(target=self._mind_the_clock, name="clock", daemon=True).start()
@@ -136,6 +141,9 @@ class Daemon:
     def _reconcile(self, uplink: Uplink) -> None:
         reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name])
 
+    def _attest(self) -> None:
+        attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)
+
     def _prune(self) -> None:
         retention = self.app.config.settings.retention
         prune(self.store, self.app.clock, retention.fine, retention.hourly)
@@ -148,6 +156,9 @@ class Daemon:
             return as_json(
                 health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
             )
+        if parts == ["api", "v1", "sign"] and isinstance(wish, dict):
+            key, signature = self.app.sign(pack_message(wish))
+            return {"key": key.hex(), "signature": signature.hex()}
         if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
             return self._meter(parts[3], parts[4:], wish)
         raise KeyError(path)

@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
@@ -170,6 +170,37 @@ def read(path: Path, local: Path | None = LOCAL) -> LoadedMap:
     if faults or checked is None:
         raise MapFaults(sorted(faults, key=lambda problem: problem.place.line or 0))
     return LoadedMap(checked, source.text, source.digest, path, source.places)
+
+
+def from_texts(digest: str, texts: Mapping[str, tuple[str, str]]) -> MeterMap:
+    """The map that had this digest, from (name, text) by digest, as stores and packs keep them.
+
+    Needs no file. Raises ConfigError where the texts are not those that make the digest.
+    """
+    source = _from_texts(digest, texts, ())
+    try:
+        return _adapter().validate_json(json.dumps(source.values, default=str), strict=True)
+    except ValueError as error:
+        hint = "It was written by another version: use that one."
+        raise ConfigError(f"the stored map {digest[:12]} is no map any more: {error}", hint=hint) from error
+
+
+def _from_texts(digest: str, texts: Mapping[str, tuple[str, str]], above: tuple[str, ...]) -> _Source:
+    name, text = texts.get(digest, ("", ""))
+    own = _Source(Path(f"{name}.toml"), text, hashlib.sha256(text.encode()).hexdigest(), {}, {})
+    try:
+        own.values.update(tomllib.loads(text))
+    except tomllib.TOMLDecodeError:
+        own = replace(own, digest="")
+    _in_our_units(own.values)
+    if own.digest == digest and "extends" not in own.values:
+        return own
+    for other, (its_name, _) in texts.items():
+        if its_name == own.values.get("extends") and other not in above:
+            joined = hashlib.sha256(f"{text}\0{other}".encode()).hexdigest()
+            if joined == digest:
+                return _extended(own, _from_texts(other, texts, (*above, digest)))
+    raise ConfigError(f"no text of the map {digest[:12]} is stored", hint="The store or pack is incomplete.")
 
 
 @cache

@@ -202,6 +202,17 @@ def test_a_service_installed_as_the_readme_says_reads_its_meters(machine: Machin
     assert machine.run(f"ps -o user= -p {machine.show('MainPID')}").stdout.strip() == "heliograph"
 
 
+def test_its_key_is_made_and_used_inside_the_sandbox(machine: Machine) -> None:
+    def proof() -> dict[str, object]:
+        found = machine.status()["proof"]
+        assert isinstance(found, dict)
+        return found
+
+    until(lambda: proof()["checkpoint"] != 0, "the first checkpoint")
+    assert len(str(proof()["key"])) == 64
+    assert machine.run("stat -c '%U %a' /var/lib/heliograph/device.key").stdout.strip() == "heliograph 600"
+
+
 def test_it_comes_back_when_it_is_killed(machine: Machine) -> None:
     before, read = machine.show("MainPID"), last_read(machine)
     machine.run(f"kill -KILL {before}")

@@ -21,7 +21,7 @@ from heliograph.work.close_days import close_days
 from tests.fakes import RULES, START, FakeClock, a_meter
 
 SAVED = Path(__file__).parent / "saved"
-NEWEST = "v2"
+NEWEST = "v3"
 
 
 def make(folder: Path) -> None:
@@ -61,6 +61,19 @@ def test_a_saved_database_opens_twice_and_says_the_same(tmp_path: Path, version:
         assert readings[0].values == {"frequency": 50.02} and readings[0].words == (0x471D, 0x12DA)
         assert store.journal.learned("device/roof/eastron-sdm630") == {"max_words": 60}
         assert store._connection.one("PRAGMA integrity_check") == {"integrity_check": "ok"}
+        store.close()
+
+
+@pytest.mark.parametrize("version", sorted(path.stem for path in SAVED.glob("*.db")))
+def test_a_saved_database_is_proven_from_now_on(tmp_path: Path, version: str) -> None:
+    """Days that an older version closed get their entries when the new one starts, once."""
+    shutil.copy(SAVED / f"{version}.db", tmp_path / FILE)
+    for _ in range(2):
+        store = Store.writer(tmp_path)
+        store.days.carry_over(START + timedelta(days=9))
+        entries = [entry.content for entry in store.chain.entries()]
+        assert [entry["kind"] for entry in entries] == ["commission", "day", "day", "verdict"]
+        assert [entry.get("period_wh") for entry in entries] == [None, 41_237, 28_763, None]
         store.close()
 
 

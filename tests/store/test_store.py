@@ -43,7 +43,7 @@ def closed(store: Store, number: int, *, meter: str = "roof") -> Day:
         store.readings.add([reading(0, 0, meter=meter)])
         first = store.readings.last(meter)
         assert first is not None and first.id is not None
-        store.days.commission(meter, Border(START, 0, 0, "start", first.id, None))
+        store.days.commission(meter, Border(START, 0, 0, "start", first.id, None), START)
     opening = store.days.last_border(meter)
     assert opening is not None
     closing = Border(
@@ -187,7 +187,7 @@ def test_thinning_keeps_an_hourly_sample_every_doubt_and_the_readings_of_borders
         store.readings.add([reading(minute, 1000 + minute, doubt=doubt), reading(minute, 5, meter="barn")])
     bordering = next(r for r in store.readings.back("roof") if r.moment.at == START + timedelta(minutes=70))
     assert bordering.id is not None
-    store.days.commission("roof", Border(START, 1000, 0, "start", bordering.id, None))
+    store.days.commission("roof", Border(START, 1000, 0, "start", bordering.id, None), START)
     gone = store.readings.thin(START + timedelta(minutes=150), hourly=True)
     left = [round((r.moment.at - START).total_seconds() / 60) for r in store.readings.back("roof")]
     assert gone > 250

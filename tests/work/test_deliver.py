@@ -29,7 +29,7 @@ def make_store(folder: Path, clock: FakeClock, meters: int, days: int) -> Store:
         store.readings.add([Reading(meter.id, Moment(START, "boot-1", 0, True), 0)])
         first = store.readings.last(meter.id)
         assert first is not None and first.id is not None
-        store.days.commission(meter.id, Border(START, 0, 0, "start", first.id, None))
+        store.days.commission(meter.id, Border(START, 0, 0, "start", first.id, None), START)
         for day in range(days):
             opening = store.days.last_border(meter.id)
             assert opening is not None

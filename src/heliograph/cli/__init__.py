@@ -21,6 +21,8 @@ VERBS: dict[str, str] = {
     "explain": "Show where a day's figure comes from.",
     "swap": "Record that another counter took over: a new meter, a reset, a rollover.",
     "release": "Give held days a figure by a split that you decide.",
+    "export": "Write the evidence of some days as a pack that anybody can check.",
+    "verify": "Check an evidence pack.",
     "backlog": "List what no platform has confirmed yet, why, and what to do.",
     "map": "List, show and check meter maps.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",

@@ -55,6 +55,12 @@ def command(config: Path | None, as_json: bool) -> int:
         click.echo(f"{uplink['name']}: {rows}" + (f"; {uplink['trouble']}" if uplink["trouble"] else ""))
     if seen["held"] or seen["missing"]:
         click.echo(f"days: {seen['held']} held, {seen['missing']} missing (heliograph days)")
+    proof = seen["proof"]
+    if proof["checkpoint_at"]:
+        click.echo(
+            f"proof: {proof['entries']} entries, signed up to {proof['checkpoint']}"
+            f" at {proof['checkpoint_at'][:16]} UTC by key {proof['fingerprint']}"
+        )
     for alarm in seen["alarms"]:
         click.echo(f"! {alarm}")
     if not seen["alarms"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from heliograph.core.errors import StoreError
+from heliograph.store.chain import Chain
 from heliograph.store.connection import FILE, Connection
 from heliograph.store.days import Days
 from heliograph.store.journal import Journal
@@ -23,9 +24,10 @@ class Store:
         self._connection = connection
         self.journal = Journal(connection)
         self.readings = Readings(connection)
-        self.seams = Seams(connection, self.readings, self.journal)
-        self.outbox = Outbox(connection, self.readings, self.journal)
-        self.days = Days(connection, self.readings, self.outbox, self.journal)
+        self.chain = Chain(connection)
+        self.seams = Seams(connection, self.readings, self.journal, self.chain)
+        self.outbox = Outbox(connection, self.readings, self.journal, self.chain)
+        self.days = Days(connection, self.readings, self.outbox, self.journal, self.seams, self.chain)
 
     @classmethod
     def writer(cls, data_dir: Path) -> Store:

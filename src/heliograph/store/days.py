@@ -6,23 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 from heliograph import __version__
-from heliograph.core.daily import Border, Day, Held
+from heliograph.core import evidence
+from heliograph.core.chain import told
+from heliograph.core.daily import Border, Day, Held, day_of
 from heliograph.core.errors import StoreError
 from heliograph.core.site import Report
+from heliograph.store.chain import Chain
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
 from heliograph.store.outbox import Outbox
 from heliograph.store.readings import Readings
+from heliograph.store.seams import Seams
 
 
 class Days:
-    def __init__(self, connection: Connection, readings: Readings, outbox: Outbox, journal: Journal) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        readings: Readings,
+        outbox: Outbox,
+        journal: Journal,
+        seams: Seams,
+        chain: Chain,
+    ) -> None:
         self._db = connection
         self._readings = readings
         self._outbox = outbox
         self._journal = journal
+        self._seams = seams
+        self._chain = chain
 
     _BORDER = "SELECT border.*, meter.name AS meter_name FROM border JOIN meter ON meter.id = border.meter"
 
@@ -55,10 +70,21 @@ class Days:
         )
         return cast(int, cursor.lastrowid)
 
-    def commission(self, meter: str, border: Border) -> None:
+    def commission(self, meter: str, border: Border, now: datetime) -> None:
         """The very first border of a meter: where its running total starts."""
         with self._db.writing():
             self._insert_border(meter, border)
+            self._chain.append("commission", now, {"meter": meter, "border": self._proof(meter, border)})
+
+    def _proof(self, meter: str, border: Border) -> dict[str, Any]:
+        """A border with the readings it rests on, as the chain holds it."""
+        before = self._readings.reading(border.before)
+        after = self._readings.reading(border.after) if border.after is not None else None
+        return evidence.border(border, before, after, self._seams.all(meter))
+
+    def _prove(self, day: Day, now: datetime, software: str = __version__, **more: Any) -> None:
+        serial, closing = self._readings.serial(day.meter), self._proof(day.meter, day.closing)
+        self._chain.append("day", now, {**evidence.day(day, closing, serial, software), **more})
 
     def close(self, day: Day, now: datetime, reports: Sequence[Report]) -> None:
         """A closed day, its closing border and an outbox row for each uplink, together."""
@@ -67,6 +93,7 @@ class Days:
         with self._db.writing():
             closing = replace(day.closing, id=self._insert_border(day.meter, day.closing))
             self._insert_day(replace(day, closing=closing), now)
+            self._prove(day, now)
             for report in reports:
                 self._outbox.queue(day.meter, report, now)
 
@@ -103,6 +130,35 @@ class Days:
                     ),
                 )
                 self._journal.event(now, entry.kind, f"{entry.meter} {entry.day}", entry.reason)
+            self._chain.append("held", now, evidence.held(held[0].meter, held, self._proof(held[0].meter, closing)))
+
+    def carry_over(self, now: datetime) -> None:
+        """Entries for what an older version closed before there was a chain: it proves them from now on."""
+        if self._chain.head().seq or self._db.one("SELECT id FROM border LIMIT 1") is None:
+            return
+        site = self._db.one("SELECT timezone FROM site")
+        zone = ZoneInfo(site["timezone"] if site else "UTC")
+        with self._db.writing():
+            for meter in self._readings.meters():
+                for seam in self._seams.all(meter):
+                    self._chain.append("seam", now, {**evidence.seam(seam, 0), "carried": True})
+                held, since = self.held(meter), date.min
+                days = {day.closing.id: day for day in self.all(meter)}
+                for row in self._db.all(self._BORDER + " WHERE meter.name = ? ORDER BY border.at", [meter]):
+                    border = self._border(row)
+                    here = day_of(border.at, zone)
+                    if border.method == "start":
+                        content = {"meter": meter, "border": self._proof(meter, border), "carried": True}
+                        self._chain.append("commission", now, content)
+                    elif (day := days.get(border.id)) is not None:
+                        facts = self.facts(meter, day.day) or {}
+                        self._prove(day, now, facts["software"], closed_at=told(facts["closed_at"]), carried=True)
+                    else:
+                        waiting = [one for one in held if since <= one.day < here]
+                        content = {**evidence.held(meter, waiting, self._proof(meter, border))}
+                        self._chain.append("held", now, {**content, "carried": True})
+                    since = here
+            self._outbox.carry_over(now)
 
     def border_at(self, meter: str, at: datetime) -> Border | None:
         row = self._db.one(self._BORDER + " WHERE meter.name = ? AND border.at = ?", [meter, micros(at)])
@@ -111,12 +167,15 @@ class Days:
     def release(self, days: Sequence[Day], now: datetime, reports: Sequence[Report], how: str) -> None:
         """Held days with a figure at last: the borders between them, the days and their outbox rows, together."""
         with self._db.writing():
-            opening = days[0].opening
+            opening, meter = days[0].opening, days[0].meter
+            freed = [day.day.isoformat() for day in days]
+            self._chain.append("release", now, {"meter": meter, "how": how, "days": freed})
             for day in days:
                 known = self.border_at(day.meter, day.closing.at)
                 id = known.id if known is not None else self._insert_border(day.meter, day.closing)
                 closing = replace(day.closing, id=id)
                 self._insert_day(replace(day, opening=opening, closing=closing), now)
+                self._prove(replace(day, opening=opening, closing=closing), now)
                 self._db.execute(
                     "UPDATE held SET released = ? WHERE meter = ? AND day = ?",
                     (micros(now), self._readings.meter_id(day.meter), day.day.isoformat()),

@@ -5,21 +5,29 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
+from itertools import groupby
 from typing import Any, cast
 
+from heliograph.core import chain as links
+from heliograph.core import evidence
 from heliograph.core.delivery import FOLLOWS, DayRow, Parcel, State, Verdict
 from heliograph.core.errors import StoreError
 from heliograph.core.site import Report
+from heliograph.store.chain import Chain
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
 from heliograph.store.readings import Readings
 
+# What an answer settled, for the time being or for ever; to be due or unclear again proves nothing.
+PROVEN: frozenset[State] = frozenset({"accepted", "confirmed", "rejected", "held"})
+
 
 class Outbox:
-    def __init__(self, connection: Connection, readings: Readings, journal: Journal) -> None:
+    def __init__(self, connection: Connection, readings: Readings, journal: Journal, chain: Chain) -> None:
         self._db = connection
         self._readings = readings
         self._journal = journal
+        self._chain = chain
 
     def queue(self, meter: str, report: Report, now: datetime) -> int:
         """Rows for closed days of a meter that have none yet: a day just closed, or all when an uplink is added."""
@@ -142,9 +150,14 @@ class Outbox:
 
     def settle(self, verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime) -> None:
         """What answers meant for rows: (row id, verdict, when to look or try again)."""
+        moved: dict[tuple[Any, ...], list[tuple[str, str, date]]] = {}
         with self._db.writing():
             for id, verdict, due in verdicts:
-                row = self._db.one("SELECT state, process_id, uplink, date, meter FROM outbox WHERE id = ?", [id])
+                row = self._db.one(
+                    "SELECT outbox.state, process_id, uplink, date, remote_id, claim, meter.name AS name FROM outbox"
+                    " JOIN meter ON meter.id = outbox.meter WHERE outbox.id = ?",
+                    [id],
+                )
                 if row is None:
                     raise StoreError(f"outbox row {id} is not in the store", hint="Report this.")
                 state: State = row["state"]
@@ -167,6 +180,13 @@ class Outbox:
                 if verdict.state in ("rejected", "held") and verdict.state != state:
                     text = f"{verdict.rule} {verdict.text}"
                     self._journal.event(now, verdict.state, f"{row['uplink']} {row['date']}", text)
+                if verdict.state != state and verdict.state in PROVEN:
+                    process = verdict.process_id or row["process_id"]
+                    how = (row["uplink"], verdict.state, verdict.rule, verdict.text, process, row["claim"])
+                    moved.setdefault(how, []).append((row["name"], row["remote_id"], date.fromisoformat(row["date"])))
+            for (uplink, became, rule, text, process, claim), rows in moved.items():
+                content = evidence.verdict(uplink, became, rule, text, process, self._request(claim), rows)
+                self._chain.append("verdict", now, content)
 
     def shown(
         self, uplink: str | None = None, meter: str | None = None, day: date | None = None
@@ -241,6 +261,27 @@ class Outbox:
         ):
             result.setdefault(row["name"], {})[row["state"]] = row["wh"]
         return result
+
+    def carry_over(self, now: datetime) -> None:
+        """Entries for what platforms answered before there was a chain."""
+        rows = self._db.all(
+            "SELECT uplink, state, claim, date, remote_id, meter.name AS name FROM outbox"
+            " JOIN meter ON meter.id = outbox.meter WHERE state IN ('accepted', 'confirmed', 'rejected', 'held')"
+            " ORDER BY uplink, state, claim, outbox.meter, date"
+        )
+        for (uplink, state, claim), group in groupby(rows, key=lambda row: (row["uplink"], row["state"], row["claim"])):
+            days = [(row["name"], row["remote_id"], date.fromisoformat(row["date"])) for row in group]
+            content = evidence.verdict(uplink, state, "carried", "", None, self._request(claim), days)
+            self._chain.append("verdict", now, {**content, "carried": True})
+
+    def _request(self, claim: int | None) -> dict[str, Any] | None:
+        """A request as the chain names it: by the digest of its body."""
+        if claim is None:
+            return None
+        path, body = self.claim_body(claim)
+        row = self._db.one("SELECT at FROM claim WHERE id = ?", [claim])
+        at = links.told(moment(row["at"])) if row else None
+        return {"claim": claim, "at": at, "path": path, "sha256": links.digest(body).hex()}
 
     def claim_body(self, claim: int) -> tuple[str, bytes]:
         """Path and body of a request as it was sent."""

@@ -187,6 +187,37 @@ def v2(db: Database) -> None:
         db.execute(statement)
 
 
+_CHAIN = """
+CREATE TABLE chain (
+    seq INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,             -- canonical JSON (core/chain.py)
+    hash BLOB NOT NULL
+) STRICT;
+CREATE INDEX chain_config ON chain (seq) WHERE kind = 'config';
+CREATE TRIGGER chain_is_final BEFORE UPDATE ON chain BEGIN SELECT RAISE(ABORT, 'an entry never changes'); END;
+CREATE TRIGGER chain_stays BEFORE DELETE ON chain BEGIN SELECT RAISE(ABORT, 'an entry is never deleted'); END;
+CREATE TABLE checkpoint (
+    seq INTEGER PRIMARY KEY REFERENCES chain,
+    hash BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    site TEXT NOT NULL,
+    key BLOB NOT NULL,              -- public, Ed25519
+    signature BLOB NOT NULL
+) STRICT;
+CREATE TRIGGER checkpoint_is_final BEFORE UPDATE ON checkpoint
+    BEGIN SELECT RAISE(ABORT, 'a checkpoint never changes'); END;
+CREATE TRIGGER checkpoint_stays BEFORE DELETE ON checkpoint
+    BEGIN SELECT RAISE(ABORT, 'a checkpoint is never deleted'); END;
+"""
+
+
+@migrations()
+def v3(db: Database) -> None:
+    for statement in _statements(_CHAIN):
+        db.execute(statement)
+
+
 def _statements(script: str) -> list[str]:
     import sqlite3
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
+from heliograph.core import evidence
 from heliograph.core.ledger import Seam
+from heliograph.store.chain import Chain
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
 from heliograph.store.readings import Readings
 
 
 class Seams:
-    def __init__(self, connection: Connection, readings: Readings, journal: Journal) -> None:
+    def __init__(self, connection: Connection, readings: Readings, journal: Journal, chain: Chain) -> None:
         self._db = connection
         self._readings = readings
         self._journal = journal
+        self._chain = chain
 
     def all(self, meter: str) -> list[Seam]:
         """In order of time."""
@@ -63,5 +67,6 @@ class Seams:
             if seam.new_serial is not None:
                 self._readings.remember_serial(seam.meter, seam.new_serial)
             self._journal.event(now, seam.kind, seam.meter, str(seam))
+            self._chain.append("seam", now, evidence.seam(replace(seam, id=id), len(settled)))
         self._readings.forget(seam.meter)
         return id

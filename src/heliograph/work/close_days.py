@@ -48,7 +48,7 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
     """Closes the next day of a meter, or holds the next few; False when nothing can be decided yet."""
     opening = store.days.last_border(meter.id)
     if opening is None:
-        return _commission(meter, store)
+        return _commission(meter, store, now)
     held: list[tuple[Held, Gap]] = []
     seams = store.seams.all(meter.id)
     for day in daily.days_between(opening.at, now - rules.after, rules.zone):
@@ -100,12 +100,12 @@ def around(
     return continuous(before), continuous(after)
 
 
-def _commission(meter: Meter, store: Store) -> bool:
+def _commission(meter: Meter, store: Store, now: datetime) -> bool:
     """The first good reading opens the first day; what the counter showed before it is not ours."""
     first = store.readings.first_good(meter.id)
     if first is None or first.index_wh is None or first.id is None:
         return False
     start = Border(first.moment.at, first.index_wh, meter.baseline_wh, "start", first.id, None)
-    store.days.commission(meter.id, start)
+    store.days.commission(meter.id, start, now)
     log.info("meter_commissioned", meter=meter.id, index_kwh=kwh(first.index_wh), total_kwh=kwh(meter.baseline_wh))
     return True

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from heliograph import __version__
 from heliograph.core import daily, durations
+from heliograph.core.chain import fingerprint
 from heliograph.core.ledger import offset
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
@@ -51,6 +52,22 @@ class UplinkHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofHealth:
+    """The hash chain. Whoever keeps key and checkpoint elsewhere can tell later that nothing before it was changed."""
+
+    entries: int
+    key: str
+    """Public key of the device (Ed25519, hex); '' before the first checkpoint."""
+    fingerprint: str
+    checkpoint: int
+    """Entry up to which everything is signed."""
+    checkpoint_at: datetime | None
+    hash: str
+    """Of that entry, in hex."""
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     site: str
     timezone: str
@@ -62,6 +79,7 @@ class Health:
     uplinks: tuple[UplinkHealth, ...]
     held: int
     missing: int
+    proof: ProofHealth
     buses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     alarms: tuple[str, ...] = ()
     """What needs attention, in words, with the next step."""
@@ -101,6 +119,7 @@ def health(
         uplinks,
         len(waiting),
         len(held) - len(waiting),
+        _proof(store),
         {name: asdict(counters) for name, counters in (live.buses if live else {}).items()},
         tuple(_alarms(shown, uplinks, len(waiting), trusted)),
     )
@@ -145,6 +164,14 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         last.doubt if last else "",
         error,
     )
+
+
+def _proof(store: Store) -> ProofHealth:
+    entries, last = store.chain.head().seq, store.chain.last_checkpoint()
+    if last is None:
+        return ProofHealth(entries, "", "", 0, None, "", "")
+    key, shown = last.key.hex(), fingerprint(last.key)
+    return ProofHealth(entries, key, shown, last.seq, last.at, last.hash.hex(), last.signature.hex())
 
 
 def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None) -> UplinkHealth:

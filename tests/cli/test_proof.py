@@ -1,0 +1,118 @@
+"""The way of the evidence as people go it: status, export, verify; with the gateway running and without it."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from heliograph import app, control
+from heliograph.cli import heliograph
+from heliograph.core.errors import UsageError
+from heliograph.daemon import Daemon
+from heliograph.work.attest import attest
+from heliograph.work.close_days import close_days
+from tests.fakes import START, FakeClock
+from tests.work.test_export import read
+
+CONFIG = """
+[site]
+id = "sg-0042"
+timezone = "Asia/Singapore"
+data_dir = "{folder}/data"
+[[bus]]
+id = "lan"
+url = "tcp://127.0.0.1:1"
+every = "1h"
+store_every = "1h"
+[[meter]]
+id = "roof"
+bus = "lan"
+map = "eastron-sdm630"
+rated_kw = {rated}
+production = "energy_export"
+[clock]
+trust = "always"
+"""
+
+
+def ask(config: Path, *words: str) -> Result:
+    return CliRunner().invoke(heliograph, ["--config", str(config), *words], standalone_mode=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Three closed days of a site that was started by its configuration, twice, with another one in between."""
+    path = tmp_path / "config.toml"
+    clock, kwh = FakeClock(), 41_230.7
+    for rated in (50, 50, 60):
+        path.write_text(CONFIG.format(folder=tmp_path, rated=rated))
+        site = app.load(path, clock)
+        with site.writer() as store:
+            for _ in range(25):
+                read(store, clock, "roof", 1, kwh)
+                kwh += 1.25
+                clock.leap(hours=1)
+            close_days(site.meters, store, clock, site.rules)
+            attest("sg-0042", store, clock, site.sign)
+    assert clock.now() == START + timedelta(hours=75)
+    return path
+
+
+def test_a_pack_goes_from_one_computer_to_another(config: Path, tmp_path: Path) -> None:
+    seen = json.loads(ask(config, "status", "--json").stdout)["proof"]
+    assert seen["entries"] == 6 and seen["checkpoint"] > 0  # two configurations, a beginning, three days
+    done = ask(config, "export", str(tmp_path / "site.pack"), "--from", "2026-03-14", "--to", "2026-03-16")
+    assert done.exit_code == 0 and seen["fingerprint"] in done.stderr
+    config.unlink()  # the other computer has none
+    for words in ((), ("--key", seen["key"])):
+        report = CliRunner().invoke(heliograph, ["verify", str(tmp_path / "site.pack"), *words], standalone_mode=False)
+        assert report.return_value == 0, report.output
+        assert "sg-0042  2026-03-14 to 2026-03-16" in report.output and "90.000" in report.output
+    told = json.loads(ask(config, "verify", str(tmp_path / "site.pack"), "--json").stdout)
+    assert told["sound"] and told["meters"]["roof"]["days"] == 3 and told["decoded"] == 4
+    assert told["fingerprint"] == seen["fingerprint"]
+
+
+def test_a_changed_pack_is_told_with_its_line(config: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "site.pack"
+    ask(config, "export", str(pack), "--from", "2026-03-14")
+    lines = pack.read_bytes().splitlines(keepends=True)
+    row = next(number for number, line in enumerate(lines) if b'"period_wh":30000' in line)
+    lines[row] = lines[row].replace(b'"period_wh":30000', b'"period_wh":40000')
+    pack.write_bytes(b"".join(lines))
+    report = ask(config, "verify", str(pack))
+    assert report.return_value == 1 and f"! line {row + 1}: entry" in report.output
+    assert "40.000 kWh is not what the counter moved" in report.output
+
+
+def test_somebody_elses_key_is_refused(config: Path, tmp_path: Path) -> None:
+    ask(config, "export", str(tmp_path / "site.pack"))
+    assert ask(config, "verify", str(tmp_path / "site.pack"), "--key", "0" * 64).return_value == 1
+    assert isinstance(ask(config, "verify", str(tmp_path / "site.pack"), "--key", "abc").exception, UsageError)
+    assert isinstance(ask(config, "verify", str(tmp_path / "no.pack")).exception, UsageError)
+    assert isinstance(ask(config, "export", "--from", "2027-01-01", "--to", "2027-01-02").exception, UsageError)
+
+
+def test_a_running_gateway_signs_for_whoever_may_ask_it(config: Path, tmp_path: Path) -> None:
+    site = app.load(config)
+    with site.writer() as store:
+        answering = control.Control(site.socket, Daemon(site, store).answer)
+        try:
+            assert ask(config, "export", str(tmp_path / "site.pack"), "--to", "2026-03-16").exit_code == 0
+        finally:
+            answering.close()
+    assert ask(config, "verify", str(tmp_path / "site.pack")).return_value == 0
+
+
+def test_secrets_are_no_part_of_the_chain(config: Path, tmp_path: Path) -> None:
+    text = config.read_text() + '[uplink.redex]\nbase_url = "http://127.0.0.1:9"\n'
+    (tmp_path / "token").write_text("very-secret")
+    config.write_text(text + f'token = {{ file = "{tmp_path}/token" }}\n')
+    with app.load(config).writer() as store:
+        last = store.chain.configured()
+        assert last is not None and last.content["uplinks"] == {"redex": "http://127.0.0.1:9"}
+        assert b"secret" not in b"".join(entry.body for entry in store.chain.entries())
