@@ -118,7 +118,7 @@ class Audit:
                 self._checkpoint(content)
             else:
                 self._find(f"nobody knows a line of kind {kind}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             self._find(f"cannot be read: {type(error).__name__} {error}")
         self._sha.update(line)
 
