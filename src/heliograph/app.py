@@ -120,6 +120,12 @@ class App:
         finally:
             os.close(handle)
 
+    def copy_store(self, path: Path | None) -> dict[str, Any]:
+        """A verified copy, at `path` or in data_dir/copies; only while the store is open here or in this process."""
+        from heliograph.store.copies import copy_whole, target_of
+
+        return copy_whole(self.data_dir, target_of(self.data_dir, path, self.clock.now())).as_json()
+
     def _introduce(self, store: Store) -> None:
         """Tells the store which site, boot, maps and meters there are, and queues days an added uplink has missed."""
         site, now = self.config.settings.site, self.clock.now()

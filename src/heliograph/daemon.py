@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -159,6 +160,8 @@ class Daemon:
         if parts == ["api", "v1", "sign"] and isinstance(wish, dict):
             key, signature = self.app.sign(pack_message(wish))
             return {"key": key.hex(), "signature": signature.hex()}
+        if parts == ["api", "v1", "backup"] and wish is not None:
+            return self.app.copy_store(Path(wish["path"]) if wish["path"] else None)
         if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
             return self._meter(parts[3], parts[4:], wish)
         raise KeyError(path)

@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "release": "Give held days a figure by a split that you decide.",
     "export": "Write the evidence of some days as a pack that anybody can check.",
     "verify": "Check an evidence pack.",
+    "backup": "Make a verified copy of the store.",
     "backlog": "List what no platform has confirmed yet, why, and what to do.",
     "map": "List, show and check meter maps.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",
