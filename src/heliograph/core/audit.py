@@ -145,12 +145,12 @@ class Audit:
             self._find("a pack begins with a line of kind pack, format 1, and has one of them")
             return
         self.report.head = content
-        self._seq, self._hash = content["first"] - 1, bytes.fromhex(content["previous"])
+        self._seq, self._hash = content["first"] - 1, _raw(content["previous"])
         if content["first"] == 1 and self._hash != chain.GENESIS:
             self._find("the first entry of a chain follows on nothing")
 
     def _entry(self, text: bytes, content: dict[str, Any]) -> None:
-        seq, stated = content["seq"], bytes.fromhex(content["hash"])
+        seq, stated = content["seq"], _raw(content["hash"])
         if seq != self._seq + 1:
             self._find(f"entry {seq} follows on entry {self._seq}: lines are missing, inserted or swapped")
         if "body" in content:
@@ -159,7 +159,7 @@ class Audit:
                 raise ValueError("not in the form in which it was written")
             of_body = chain.digest(text[8 : -len(tail)])
         else:
-            of_body = bytes.fromhex(content["digest"])
+            of_body = _raw(content["digest"])
             self.report.withheld += 1
         if chain.link(self._hash, of_body) != stated:
             self._find(f"entry {seq} was changed, or is not the one that followed entry {seq - 1}")
@@ -174,11 +174,11 @@ class Audit:
     def _checkpoint(self, content: dict[str, Any]) -> None:
         signed = Checkpoint(
             content["seq"],
-            bytes.fromhex(content["hash"]),
+            _raw(content["hash"]),
             datetime.fromisoformat(content["at"]),
             content["site"],
-            bytes.fromhex(content["key"]),
-            bytes.fromhex(content["signature"]),
+            _raw(content["key"]),
+            _raw(content["signature"]),
         )
         if (signed.seq, signed.hash) != (self._seq, self._hash):
             self._find(f"the checkpoint is about entry {signed.seq}, but stands behind entry {self._seq}")
@@ -192,10 +192,10 @@ class Audit:
         manifest = {name: value for name, value in content.items() if name not in ("signature", "key", "kind")}
         head = {name: value for name, value in self.report.head.items() if name != "kind"}
         told = {name: value for name, value in manifest.items() if name in head}
-        key = self.report.key = bytes.fromhex(content["key"])
+        key = self.report.key = _raw(content["key"])
         if text != canonical(content):
             self._find("the manifest is not in the form in which it was written")
-        if not self._verify(key, pack_message(manifest), bytes.fromhex(content["signature"])):
+        if not self._verify(key, pack_message(manifest), _raw(content["signature"])):
             self._find("the signature of the manifest is wrong")
         if self._expected is not None and key != self._expected:
             self._find(f"signed by {fingerprint(key)}, not by the expected {fingerprint(self._expected)}")
@@ -316,6 +316,14 @@ class Audit:
         """Whether the pack was not asked for this day: a batch carries other meters and days too."""
         head = self.report.head
         return meter not in head["meters"] or not head["from"] <= day <= head["to"]
+
+
+def _raw(hex: str) -> bytes:
+    """Bytes from hex in its one form: upper case would be a change that nothing else sees."""
+    raw = bytes.fromhex(hex)
+    if raw.hex() != hex:
+        raise ValueError("hex digits not in the form in which they were written")
+    return raw
 
 
 def _when(text: str) -> datetime:
