@@ -264,6 +264,45 @@ def test_the_digest_is_that_of_the_file_and_covers_what_it_extends(tmp_path: Pat
     assert library.load("child", tmp_path).digest != before
 
 
+def texts_of(*maps: library.LoadedMap) -> dict[str, tuple[str, str]]:
+    return {source.digest: (source.name, source.text) for loaded in maps for source in loaded.sources}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_map_is_made_again_from_its_stored_texts(name: str) -> None:
+    loaded = library.load(name, None)
+    assert library.from_texts(loaded.digest, texts_of(loaded)) == loaded.map
+
+
+def test_of_several_parents_of_one_name_the_digest_finds_the_right_one(tmp_path: Path) -> None:
+    head = 'products = ["B"]\nsource = "b"\nversion = "2026-09-01"\nstatus = "documented"\n'
+    write(tmp_path, f'name = "child"\nextends = "a-meter"\n{head}', "child")
+    grandchild = write(tmp_path, f'name = "grandchild"\nextends = "child"\n{head}', "grandchild")
+    made = []
+    for shift in ("0x0048", "0x0148"):
+        write(tmp_path, GOOD.replace("0x0048", shift))
+        made.append(library.read(grandchild, tmp_path))
+    first, second = made
+    assert [source.name for source in first.sources] == ["grandchild", "child", "a-meter"]
+    texts = texts_of(second, first)
+    assert len(texts) == 6  # the child's text is one, its two parents make it two maps
+    for loaded in made:
+        assert library.from_texts(loaded.digest, texts) == loaded.map
+    assert first.map != second.map
+    for source in first.sources:  # nothing that was stored is too much
+        with pytest.raises(ConfigError, match=r"not stored|leads to this digest"):
+            library.from_texts(first.digest, {digest: one for digest, one in texts.items() if digest != source.digest})
+
+
+@pytest.mark.parametrize("name", ["eastron-sdm630", "eastron-sdm660"])
+def test_a_stored_text_that_was_changed_is_not_believed(name: str) -> None:
+    loaded = library.load(name, None)
+    for source in loaded.sources:
+        texts = texts_of(loaded) | {source.digest: (source.name, source.text + "# a word more\n")}
+        with pytest.raises(ConfigError, match=r"is not the one|leads to this digest"):
+            library.from_texts(loaded.digest, texts)
+
+
 def test_the_maps_of_an_installed_package_lie_beside_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(METERS, tmp_path / "heliograph" / "meters")
     monkeypatch.setattr(library, "__file__", str(tmp_path / "heliograph" / "library.py"))

@@ -131,7 +131,8 @@ class App:
         site, now = self.config.settings.site, self.clock.now()
         store.readings.begin(site.id, site.timezone, self.clock.boot_id, now)
         for meter, loaded in zip(self.meters, self.maps, strict=True):
-            store.readings.know_map(loaded.digest, loaded.map.name, loaded.text)
+            for source in loaded.sources:
+                store.readings.know_map(source.digest, source.name, source.text)
             store.readings.know_meter(meter.id, meter.production)
             for report in meter.reports:
                 store.outbox.queue(meter.id, report, now)

@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
@@ -69,12 +69,24 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A map's file as it is stored beside the indices it produced."""
+
+    name: str
+    """Of the file, without .toml: what a map that extends it calls it."""
+    digest: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedMap:
     map: MeterMap
     text: str
     digest: str
     """SHA-256, in hex, over the file and the files it extends: it stands beside every index this map produced."""
     path: Path
+    sources: tuple[Source, ...] = ()
+    """The file and those it extends, in this order: `from_texts` needs no other to make this map again."""
     places: Mapping[TomlPath, Place] = field(repr=False, default_factory=dict)
 
     def place(self, *path: Key) -> Place:
@@ -156,9 +168,47 @@ def check(path: Path, local: Path | None = LOCAL) -> tuple[LoadedMap | None, tup
 
 def read(path: Path, local: Path | None = LOCAL) -> LoadedMap:
     """The map in a file, whatever `problems` may think of it. Raises MapFaults."""
+    source = _source(path, local, ())
+    return LoadedMap(_checked(source), source.text, source.digest, path, source.sources, source.places)
+
+
+def from_texts(digest: str, texts: Mapping[str, tuple[str, str]]) -> MeterMap:
+    """The map of that digest from stored texts alone (digest -> name, text), whatever the files say today.
+
+    Raises ConfigError where a text is missing or is not the one the digest was made of.
+    """
+    return _checked(_stored(digest, texts))
+
+
+def _stored(digest: str, texts: Mapping[str, tuple[str, str]]) -> _Source:
+    if digest not in texts:
+        raise ConfigError(
+            f"the text of the map {digest[:12]} is not stored",
+            hint="Its file may still exist: heliograph map list shows the digests of those there are.",
+        )
+    name, text = texts[digest]
+    own = _own(Path(f"{name}.toml"), text)
+    parent = own.values.get("extends")
+    if not isinstance(parent, str):
+        if own.digest != digest:
+            raise ConfigError(
+                f"the stored text of {name} is not the one that the digest {digest[:12]} was made of",
+                hint="It was changed after it was stored; compare with a backup.",
+            )
+        return own
+    # The digest names the parent: only the right one leads to it.
+    for other, (called, _) in texts.items():
+        if called == parent and _joined(text, other) == digest:
+            return _extended(own, _stored(other, texts))
+    raise ConfigError(
+        f"the map {name} ({digest[:12]}) extends {parent}, and no stored text of {parent} leads to this digest",
+        hint=f"Start the gateway once while the files of {name} and {parent} are as they were; it stores both.",
+    )
+
+
+def _checked(source: _Source) -> MeterMap:
     from pydantic import ValidationError
 
-    source = _source(path, local, ())
     faults = [*_unknown_durations(source)]
     checked: MeterMap | None = None
     try:
@@ -169,38 +219,7 @@ def read(path: Path, local: Path | None = LOCAL) -> LoadedMap:
         faults += [_fault(source, dict(error)) for error in exc.errors()]
     if faults or checked is None:
         raise MapFaults(sorted(faults, key=lambda problem: problem.place.line or 0))
-    return LoadedMap(checked, source.text, source.digest, path, source.places)
-
-
-def from_texts(digest: str, texts: Mapping[str, tuple[str, str]]) -> MeterMap:
-    """The map that had this digest, from (name, text) by digest, as stores and packs keep them.
-
-    Needs no file. Raises ConfigError where the texts are not those that make the digest.
-    """
-    source = _from_texts(digest, texts, ())
-    try:
-        return _adapter().validate_json(json.dumps(source.values, default=str), strict=True)
-    except ValueError as error:
-        hint = "It was written by another version: use that one."
-        raise ConfigError(f"the stored map {digest[:12]} is no map any more: {error}", hint=hint) from error
-
-
-def _from_texts(digest: str, texts: Mapping[str, tuple[str, str]], above: tuple[str, ...]) -> _Source:
-    name, text = texts.get(digest, ("", ""))
-    own = _Source(Path(f"{name}.toml"), text, hashlib.sha256(text.encode()).hexdigest(), {}, {})
-    try:
-        own.values.update(tomllib.loads(text))
-    except tomllib.TOMLDecodeError:
-        own = replace(own, digest="")
-    _in_our_units(own.values)
-    if own.digest == digest and "extends" not in own.values:
-        return own
-    for other, (its_name, _) in texts.items():
-        if its_name == own.values.get("extends") and other not in above:
-            joined = hashlib.sha256(f"{text}\0{other}".encode()).hexdigest()
-            if joined == digest:
-                return _extended(own, _from_texts(other, texts, (*above, digest)))
-    raise ConfigError(f"no text of the map {digest[:12]} is stored", hint="The store or pack is incomplete.")
+    return checked
 
 
 @cache
@@ -219,6 +238,7 @@ class _Source:
     digest: str
     values: dict[str, Any]
     places: dict[TomlPath, Place]
+    sources: tuple[Source, ...]
 
     def place(self, path: Sequence[Key]) -> Place:
         return nearest(self.places, path) or Place(self.path, 1)
@@ -230,15 +250,8 @@ _TABLES = ("timing", "identity", "sunspec")
 
 
 def _source(path: Path, local: Path | None, above: tuple[Path, ...]) -> _Source:
-    text = _text(path)
-    try:
-        values: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise MapFaults([_not_toml(path, text, exc)]) from exc
-    places = {key: Place(path, line) for key, line in lines(text).items()}
-    _in_our_units(values)
-    own = _Source(path, text, hashlib.sha256(text.encode()).hexdigest(), values, places)
-    parent = values.get("extends")
+    own = _own(path, _text(path))
+    parent = own.values.get("extends")
     if not isinstance(parent, str):
         return own
     above = (*above, path)
@@ -249,6 +262,23 @@ def _source(path: Path, local: Path | None, above: tuple[Path, ...]) -> _Source:
     if files[parent] in above:
         raise MapFaults([Problem(own.place(("extends",)), f'it extends "{parent}", which extends it in turn')])
     return _extended(own, _source(files[parent], local, above))
+
+
+def _own(path: Path, text: str) -> _Source:
+    """A file by itself, nothing taken over yet."""
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise MapFaults([_not_toml(path, text, exc)]) from exc
+    places = {key: Place(path, line) for key, line in lines(text).items()}
+    _in_our_units(values)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return _Source(path, text, digest, values, places, (Source(path.stem, digest, text),))
+
+
+def _joined(text: str, parent_digest: str) -> str:
+    """The digest of a map that extends another."""
+    return hashlib.sha256(f"{text}\0{parent_digest}".encode()).hexdigest()
 
 
 def _text(path: Path) -> str:
@@ -294,8 +324,9 @@ def _extended(own: _Source, parent: _Source) -> _Source:
         places[(key,)] = heading
         places |= _moved(parent.places, key, {old: new for new, (old, _) in enumerate(inherited)})
         places |= _moved(own.places, key, {old: new + len(inherited) for new, (old, _) in enumerate(added)})
-    digest = hashlib.sha256(f"{own.text}\0{parent.digest}".encode()).hexdigest()
-    return _Source(own.path, own.text, digest, values, places)
+    digest = _joined(own.text, parent.digest)
+    sources = (Source(own.path.stem, digest, own.text), *parent.sources)
+    return _Source(own.path, own.text, digest, values, places, sources)
 
 
 def _rows(values: Mapping[str, Any], key: str) -> list[Any]:
