@@ -40,6 +40,12 @@ class FakeClock:
     def trusted(self) -> bool:
         return self.synchronised
 
+    def wants_witness(self) -> bool:
+        return not self.synchronised
+
+    def vouch(self) -> None:
+        self.synchronised = True
+
     def sleep(self, seconds: float) -> None:
         self.leap(seconds=seconds)
 
@@ -77,6 +83,8 @@ class FakeUplink:
         self.requests = 0
         self.sends = 0
         self.twice: list[DayRow] = []
+        self.says: datetime | None = None
+        """What time it is there."""
         self.before_answer: Callable[[], object] = lambda: None
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
@@ -114,6 +122,10 @@ class FakeUplink:
             held = self.stored.get((row.remote_id, row.day.isoformat()))
             found[row.id] = Stored(*held) if held else Missing()
         return found
+
+    def date(self) -> datetime | None:
+        self.requests += 1
+        return self.says
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -29,6 +29,7 @@ from heliograph.work.health import Live, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import prune
 from heliograph.work.reconcile import reconcile
+from heliograph.work.witness import witness
 
 if TYPE_CHECKING:
     from heliograph.store import Store
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 
 CLOSE_EVERY = timedelta(seconds=20)
 DELIVER_EVERY = timedelta(seconds=15)
+WITNESS_EVERY = timedelta(minutes=5)
 ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
 PRUNE_EVERY = timedelta(hours=1)
@@ -79,6 +81,7 @@ class Daemon:
             every = self.app.bus_settings(line.bus_id).every
             self._add(line.bus_id, every, partial(self._poll, line), executor=line.bus_id)
         self._add("close", CLOSE_EVERY, self._close)
+        self._add("witness", WITNESS_EVERY, self._witness)
         for uplink in self.uplinks:
             self._add(f"deliver {uplink.name}", DELIVER_EVERY, partial(self._deliver, uplink))
             self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, partial(self._reconcile, uplink), later=True)
@@ -141,6 +144,12 @@ class Daemon:
 
     def _reconcile(self, uplink: Uplink) -> None:
         reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name])
+
+    def _witness(self) -> None:
+        before = {uplink.name: uplink.requests for uplink in self.uplinks}
+        self.live.clock = witness(self.uplinks, self.app.clock)
+        for uplink in self.uplinks:
+            self.paces[uplink.name].count(self.app.clock.now(), uplink.requests - before[uplink.name])
 
     def _attest(self) -> None:
         attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)

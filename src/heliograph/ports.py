@@ -29,6 +29,14 @@ class Clock(Protocol):
         """Whether the wall time is known to be right."""
         ...
 
+    def wants_witness(self) -> bool:
+        """Whether nobody vouches for the wall time, or only a witness whose word grows old."""
+        ...
+
+    def vouch(self) -> None:
+        """A second witness has just agreed with the wall time."""
+        ...
+
     def sleep(self, seconds: float) -> None: ...
 
 
@@ -90,6 +98,10 @@ class Uplink(Protocol):
 
     def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
         """What the platform holds for these days (rows of one meter, in order of days)."""
+        ...
+
+    def date(self) -> datetime | None:
+        """What time it is there, in whole seconds, by an answer to a question without a token; None without one."""
         ...
 
     def close(self) -> None: ...

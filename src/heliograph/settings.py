@@ -200,7 +200,7 @@ class Close(Part):
 
 class ClockSettings(Part):
     trust: Literal["auto", "always"] = "auto"
-    """"always" where the host keeps the time: containers, rehearsals."""
+    """The kernel's word, else a platform's (the Date of its answers); "always" where the host keeps the time."""
 
 
 class Retention(Part):

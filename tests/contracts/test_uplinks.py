@@ -422,3 +422,17 @@ def test_a_missing_token_file_leaves_the_days_due_and_says_where_to_put_it(make:
     assert uplink.requests == 0
     file.write_text("token-2")  # without a restart
     assert {verdict.rule for verdict in sent(uplink)[1].values()} != {"config"}
+
+
+@EVERY
+def test_the_platforms_clock_is_asked_for_without_a_token(make: Make) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(404, headers={"Date": "Wed, 20 May 2026 00:00:07 GMT"})
+
+    uplink = via(make, answer)
+    assert uplink.date() == NOW + timedelta(seconds=7)
+    assert uplink.requests == 1 and "authorization" not in seen[0].headers
+    assert via(make, raising(httpx.ConnectError("no route"))).date() is None

@@ -575,6 +575,11 @@ class Drec:
     def _hasty(self, answer: Answer) -> bool:
         return answer.status == 401 and classify(answer, self._type).id == "T4"
 
+    def date(self) -> datetime | None:
+        found = self._http.date()
+        self.requests = self._http.requests
+        return found
+
     def close(self) -> None:
         self._http.close()
 

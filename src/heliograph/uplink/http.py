@@ -148,6 +148,11 @@ class Http:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
+    def date(self) -> datetime | None:
+        """The server's clock. Behind verified TLS it is a witness; any status will do."""
+        found = self.exchange("HEAD", "/")
+        return found.date() if isinstance(found, Answer) else None
+
     def exchange(
         self,
         method: str,

@@ -409,6 +409,11 @@ class Redex:
             self._limited = 0
         return found
 
+    def date(self) -> datetime | None:
+        found = self._http.date()
+        self.requests = self._http.requests
+        return found
+
     def close(self) -> None:
         self._http.close()
 

@@ -94,6 +94,8 @@ class Live:
     errors: dict[str, str] = field(default_factory=dict)
     buses: dict[str, BusCounters] = field(default_factory=dict)
     pauses: dict[str, str] = field(default_factory=dict)
+    clock: str = ""
+    """What a second witness says against the clock."""
 
 
 def health(
@@ -121,7 +123,7 @@ def health(
         len(held) - len(waiting),
         _proof(store),
         {name: asdict(counters) for name, counters in (live.buses if live else {}).items()},
-        tuple(_alarms(shown, uplinks, len(waiting), trusted)),
+        tuple(_alarms(shown, uplinks, len(waiting), trusted, live.clock if live else "")),
     )
 
 
@@ -186,11 +188,14 @@ def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None)
     )
 
 
-def _alarms(meters: Sequence[MeterHealth], uplinks: Sequence[UplinkHealth], held: int, trusted: bool) -> list[str]:
+def _alarms(
+    meters: Sequence[MeterHealth], uplinks: Sequence[UplinkHealth], held: int, trusted: bool, clock: str
+) -> list[str]:
     found = []
     if not trusted:
         found.append(
-            "The clock is not synchronised: no day is closed or delivered. Check the network and NTP (timedatectl)."
+            f"The clock is not synchronised{clock and f' ({clock})'}: no day is closed or delivered."
+            " Check the network and NTP (timedatectl)."
         )
     for meter in meters:
         if meter.state == "never read":

@@ -1,0 +1,42 @@
+"""A second witness for the clock: the Date of a platform's answer, where the kernel does not vouch for the wall time.
+
+It is never set by that, only trusted: whoever keeps the time (chrony, a host, a router) may be unknown to the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from heliograph.core import durations
+from heliograph.ports import Clock, Uplink
+
+log = structlog.get_logger()
+
+AGREES = timedelta(seconds=2)
+# An answer that took longer tells too little about when it was dated.
+SLOW = timedelta(seconds=5)
+
+
+def witness(uplinks: Sequence[Uplink], clock: Clock) -> str:
+    """Asks the platforms in turn, where the clock wants it; returns what speaks against the clock, or ''."""
+    if not clock.wants_witness():
+        return ""
+    for uplink in uplinks:
+        before, since = clock.now(), clock.since_boot()
+        date = uplink.date()
+        took = timedelta(seconds=clock.since_boot() - since)
+        if date is None or took > SLOW:
+            continue
+        # Dated between question and answer, and cut to whole seconds.
+        early, late = date - (before + took), date + timedelta(seconds=1) - before
+        if early <= AGREES and late >= -AGREES:
+            clock.vouch()
+            log.info("clock_vouched", by=uplink.name)
+            return ""
+        apart = early if early > AGREES else -late
+        side = "behind" if early > AGREES else "ahead of"
+        return f"{durations.shown(apart)} {side} {uplink.name}'s"
+    return ""
