@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from heliograph import __version__, library, settings
 from heliograph.clock import SystemClock
+from heliograph.core.daylight import Position
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
@@ -190,7 +191,11 @@ def load(path: Path, clock: Clock | None = None, *, secrets: Secrets = "no") -> 
     if secrets != "no":
         _check_secrets(config, must=secrets == "must be there")
     close = config.settings.close
-    rules = Rules(config.settings.zone, close.after, close.max_estimated, close.on_gap)
+    site = config.settings.site
+    position = None
+    if site.latitude is not None and site.longitude is not None:
+        position = Position(site.latitude, site.longitude)
+    rules = Rules(config.settings.zone, close.after, close.max_estimated, close.on_gap, position)
     return App(config, clock or SystemClock(config.settings.clock.trust), meters, tuple(loaded), rules)
 
 

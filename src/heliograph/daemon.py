@@ -74,7 +74,7 @@ class Daemon:
     def _line(self, bus: str) -> PolledBus:
         meters = [meter for meter in self.app.meters if meter.bus == bus]
         settings = self.app.bus_settings(bus)
-        return PolledBus(bus, settings.url, meters, partial(self.app.open_bus, bus))
+        return PolledBus(bus, settings.url, meters, partial(self.app.open_bus, bus), self.app.rules.position)
 
     def start(self) -> None:
         for line in self.lines:

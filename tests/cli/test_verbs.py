@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from heliograph.cli import VERBS, heliograph
+from heliograph.core.coverage import Coverage, Silence
 from heliograph.core.delivery import Parcel, Verdict
 from heliograph.core.errors import HeliographError
 from heliograph.core.readings import Moment, Reading, Source
@@ -103,8 +105,8 @@ def code(result: Result) -> int | None:
 def test_days_lists_closed_and_held_days_with_reasons(ask: Ask) -> None:
     found = ask("days", "--from", "2026-03-14", "--to", "2026-03-19")
     assert code(found) == 1
-    assert re.search(r"roof +2026-03-14 +closed +41\.237 +41\.237", found.stdout)
-    assert re.search(r"roof +2026-03-16 +held +- +-  *no reading for 40\.0 h over midnight", found.stdout)
+    assert re.search(r"roof +2026-03-14 +closed +41\.237 +- +41\.237", found.stdout)
+    assert re.search(r"roof +2026-03-16 +held +- +- +- +-  *no reading for 40\.0 h over midnight", found.stdout)
     rows = json.loads(ask("days", "roof", "--from", "2026-03-14", "--to", "2026-03-19", "--json").stdout)
     assert [(row["day"][-2:], row["state"], row["period_wh"]) for row in rows] == [
         ("14", "closed", 41_237),
@@ -240,6 +242,79 @@ def test_released_days_are_no_longer_held(ask: Ask) -> None:
     assert sum(periods) == 60_000 and len(periods) == 3
     assert code(ask("days", "--from", "2026-03-14", "--to", "2026-03-19")) == 0
     assert isinstance(ask("release", "roof", "2026-03-16", "--split", "time", "--yes").exception, HeliographError)
+
+
+def test_a_split_along_daylight_needs_a_position(site: Path, ask: Ask) -> None:
+    words = ("release", "roof", "2026-03-16..2026-03-18", "--split", "daylight")
+    refused = ask(*words, "--yes")
+    assert code(refused) == 2 and isinstance(refused.exception, HeliographError)
+    assert "position" in refused.exception.message and "site.latitude" in refused.exception.hint
+    site.write_text(site.read_text().replace("[[bus]]", "latitude = 1.35\nlongitude = 103.82\n[[bus]]"))
+    asked = ask(*words)
+    assert "an estimated split (daylight)" in asked.stderr
+    done = ask(*words, "--yes", "--json")
+    assert code(done) == 0
+    days = json.loads(done.stdout)["days"]
+    # 40 kWh from noon of the first day to four in the morning of the third: the sun is highest
+    # at ten past one, so two thirds of a day of light, a whole one, and none.
+    assert [day["how"] for day in days] == ["daylight", "daylight", "daylight"]
+    assert sum(day["period_wh"] for day in days) == 60_000 and sum(day["estimated_wh"] for day in days) == 40_000
+    assert [day["estimated_wh"] for day in days] == pytest.approx([15_950, 24_050, 0], abs=200)
+    rows = json.loads(ask("days", "roof", "--from", "2026-03-16", "--to", "2026-03-18", "--json").stdout)
+    assert [row["estimated_wh"] for row in rows] == [day["estimated_wh"] for day in days]
+    assert all("clear sky" in row["reason"] for row in rows)
+    shown = ask("days", "roof", "--from", "2026-03-16", "--to", "2026-03-18").stdout
+    share = rows[0]["estimated_wh"] / 1000
+    assert re.search(rf"2026-03-16 +closed +\d+\.\d+ +{share:.3f} ", shown)
+    told = ask("explain", "roof", "2026-03-16").stdout
+    assert f"({share:.3f} kWh of it an estimated split)" in told
+
+
+def test_a_wrong_seam_is_corrected_by_its_number(ask: Ask) -> None:
+    swap = ("swap", "roof", "--old-index", "41360.5", "--new-index", "0.1", "--new-serial", "999", "--yes")
+    assert "Recorded as seam 1" in ask(*swap).stdout
+    words = ("swap", "roof", "--corrects", "1", "--old-index", "41361", "--new-index", "0.1")
+    assert code(ask(*words, "--yes")) == 2  # no reason given
+    asked = ask(*words, "--note", "misread")
+    assert isinstance(asked.exception, HeliographError) and "--yes" in asked.exception.hint
+    assert "instead of what seam 1 says, +0.500 kWh" in asked.stderr
+    done = ask(*words, "--note", "misread", "--yes", "--json")
+    assert code(done) == 0
+    told = json.loads(done.stdout)
+    assert (told["id"], told["moves_wh"]) == (2, 500)
+    assert "correction" in ask("status").stdout
+    again = ask(*words, "--note", "misread", "--yes")
+    assert isinstance(again.exception, HeliographError) and "already" in again.exception.message
+    assert code(ask(*words, "--note", "misread", "--new-serial", "7", "--yes")) == 2
+
+
+def test_days_and_explain_say_how_well_a_day_was_read(site: Path, ask: Ask) -> None:
+    assert json.loads(ask("days", "--from", "2026-03-14", "--to", "2026-03-14", "--json").stdout)[0]["coverage"] is None
+    gap = Silence(START + timedelta(hours=9), START + timedelta(hours=11.5), "bus")
+    seen = Coverage(
+        "roof",
+        date(2026, 3, 15),
+        timedelta(seconds=10),
+        {"good": 7700, "timeout": 900, "garbled": 3},
+        START + timedelta(hours=24),
+        START + timedelta(hours=47.9),
+        gaps=(replace(gap, start=gap.start + timedelta(days=1), end=gap.end + timedelta(days=1)),),
+    )
+    store = Store.writer(site.parent / "data")
+    store.readings.begin("sg-0042", "Asia/Singapore", "boot-1", START)
+    store.readings.add([], [seen])
+    store.close()
+    row = json.loads(ask("days", "--from", "2026-03-15", "--to", "2026-03-15", "--json").stdout)[0]
+    told = row["coverage"]
+    assert (told["expected"], told["good"], told["not_asked"]) == (8640, 7700, 37)
+    assert told["bad"] == {"timeout": 900, "garbled": 3} and told["longest_gap_s"] == 9000
+    assert told["gaps"][0]["cause"] == "bus"
+    assert "first" in told and told["first"].endswith("Z")
+    shown = ask("days", "--from", "2026-03-15", "--to", "2026-03-15").stdout
+    assert "89.1 %" in shown and "nothing read for 2.5 h: no usable answer on the bus" in shown
+    lines = ask("explain", "roof", "2026-03-15").stdout
+    assert "polls: 8640 expected, 7700 good, 900 timeout, 3 garbled, 37 not asked" in lines
+    assert "nothing from 01:00:00 to 03:30:00 UTC: no usable answer on the bus" in lines
 
 
 def test_a_refused_run_leaves_the_process_as_it_was(site: Path, ask: Ask) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from heliograph.core.coverage import Coverage
 from heliograph.core.daily import Day
 from heliograph.core.delivery import FOLLOWS, Parcel, State, Verdict
 from heliograph.core.readings import Reading
@@ -36,9 +37,9 @@ def tell_all(store: Store, tell: Callable[[Sequence[str]], object], *, early: bo
 
     add, close, claim, settle = store.readings.add, store.days.close, store.outbox.claim, store.outbox.settle
 
-    def add_and_tell(readings: Sequence[Reading]) -> None:
+    def add_and_tell(readings: Sequence[Reading], covered: Sequence[Coverage] = ()) -> None:
         with around([f"reading {one.meter} {micros(one.moment.at)} {one.index_wh}" for one in readings]):
-            add(readings)
+            add(readings, covered)
 
     def close_and_tell(day: Day, now: datetime, reports: Sequence[Report]) -> None:
         with around([f"day {day.meter} {day.day} {day.period_wh} {day.total_wh}"]):
@@ -55,9 +56,9 @@ def tell_all(store: Store, tell: Callable[[Sequence[str]], object], *, early: bo
             settle(settled, now)
 
     store.readings.add = add_and_tell  # type: ignore[method-assign]  # this store only, not the class
-    store.days.close = close_and_tell  # type: ignore[method-assign]
-    store.outbox.claim = claim_and_tell  # type: ignore[method-assign]
-    store.outbox.settle = settle_and_tell  # type: ignore[method-assign]
+    store.days.close = close_and_tell  # type: ignore[method-assign]  # this store only
+    store.outbox.claim = claim_and_tell  # type: ignore[method-assign]  # this store only
+    store.outbox.settle = settle_and_tell  # type: ignore[method-assign]  # this store only
 
 
 def lost(raw: sqlite3.Connection, told: Iterable[str], *, after: int = 0) -> list[str]:
@@ -85,7 +86,7 @@ def lost(raw: sqlite3.Connection, told: Iterable[str], *, after: int = 0) -> lis
     for line in told:
         kind, *rest = line.split(" ")
         if kind == "row":
-            states[rest[0]] = rest[1]  # type: ignore[assignment]
+            states[rest[0]] = rest[1]  # type: ignore[assignment]  # one of the states
         elif line not in known:
             missing.append(line)
     now: Mapping[str, Any] = {str(id): state for id, state in raw.execute("SELECT id, state FROM outbox")}

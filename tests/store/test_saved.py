@@ -21,7 +21,7 @@ from heliograph.work.close_days import close_days
 from tests.fakes import RULES, START, FakeClock, a_meter
 
 SAVED = Path(__file__).parent / "saved"
-NEWEST = "v3"
+NEWEST = "v4"
 
 
 def make(folder: Path) -> None:

@@ -21,6 +21,7 @@ from heliograph import library, seal
 from heliograph.core import audit, chain
 from heliograph.core.audit import Audit, Report
 from heliograph.core.chain import canonical, pack_message
+from heliograph.core.daylight import Position
 from heliograph.core.decode import shortest_float32
 from heliograph.core.errors import UsageError
 from heliograph.core.ledger import Seam
@@ -60,7 +61,7 @@ def a_site(folder: Path) -> Store:
     store.readings.know_map(MAP.digest, MAP.map.name, MAP.text)
     for meter in METERS:
         store.readings.know_meter(meter.id, meter.production)
-    store.chain.configure({"meters": {one.id: CONFIGURED for one in METERS}}, START)
+    store.chain.configure({"meters": {one.id: CONFIGURED for one in METERS}, "position": ["1.35", "103.8"]}, START)
     kwh = {"roof": 41_230.7, "barn": 712.25}
     for hour in range(DAYS * 24 + 1):
         for unit, meter in enumerate(METERS, 1):
@@ -78,7 +79,7 @@ def a_site(folder: Path) -> Store:
             attest("saved", store, clock, lambda message: seal.sign(folder / seal.FILE, message))
     closing.close_days(SLOW, store, clock, RULES)
     held = sorted(one.day for one in store.days.held("roof"))
-    release(SLOW[0], held[0], held[-1], "time", store, clock.now(), RULES)
+    release(SLOW[0], held[0], held[-1], "daylight", store, clock.now(), PLACED)
     while any(set(states) - {"confirmed"} for states in store.outbox.counts().values()):
         deliver(uplink, store, clock, Pace(60), lambda: 0.5)
         clock.leap(minutes=10)
@@ -88,6 +89,7 @@ def a_site(folder: Path) -> Store:
 
 # Read once an hour, which still counts as continuous.
 SLOW = tuple(replace(meter, every=timedelta(hours=1), store_every=timedelta(hours=1)) for meter in METERS)
+PLACED = replace(RULES, position=Position(1.35, 103.8))
 CONFIGURED: dict[str, object] = {"production": "energy_export", "order": None, "factors": {}, "map": MAP.digest}
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from heliograph.cli.options import a_day, a_meter, app_of, config_option, json_option, print_json, print_table
-from heliograph.core.daily import METHODS, day_of
+from heliograph.core.daily import ESTIMATED, METHODS, day_of, end_of, start_of
+from heliograph.core.durations import shown
 from heliograph.core.figures import kwh
 
 
@@ -22,12 +23,30 @@ from heliograph.core.figures import kwh
 @config_option
 @json_option
 def command(meter: str | None, first: str | None, last: str, config: Path | None, as_json: bool) -> int:
+    from heliograph.work.close_days import estimated_wh
+    from heliograph.work.count_polls import covered
+
     app = app_of(config)
     today = day_of(app.clock.now(), app.rules.zone)
     end = a_day(last, today)
     start = a_day(first, today) if first else end - timedelta(days=14)
     name = a_meter(app, meter) if meter else None
     store = app.reader()
+    meters = {one.id: one for one in app.meters}
+    seams = {id: store.seams.all(id) for id in store.readings.meters()}
+
+    def common(id: str, day: date) -> dict[str, Any]:
+        known = meters.get(id)
+        begins, ends = start_of(day, app.rules.zone), end_of(day, app.rules.zone)
+        return {
+            "seams": [
+                {"id": seam.id, "kind": seam.kind, "at": seam.at, "corrects": seam.corrects, "text": str(seam)}
+                for seam in seams[id]
+                if begins < seam.at <= ends
+            ],
+            "coverage": covered(known, day, store, app.rules, app.clock.now()) if known else None,
+        }
+
     rows: list[dict[str, Any]] = [
         {
             "meter": day.meter,
@@ -36,9 +55,13 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
             "period_wh": day.period_wh,
             "total_wh": day.total_wh,
             "estimated_split": day.estimated,
+            "estimated_wh": estimated_wh(day, store, seams[day.meter]),
             "opening": day.opening.method,
             "closing": day.closing.method,
-            "reason": METHODS[day.closing.method] if day.estimated else "",
+            "reason": METHODS[day.closing.method if day.closing.method in ESTIMATED else day.opening.method]
+            if day.estimated
+            else "",
+            **common(day.meter, day.day),
         }
         for day in store.days.all(name, first=start, last=end)
     ]
@@ -50,9 +73,11 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
             "period_wh": None,
             "total_wh": None,
             "estimated_split": False,
+            "estimated_wh": None,
             "opening": "",
             "closing": "",
             "reason": held.reason,
+            **common(held.meter, held.day),
         }
         for held in store.days.held(name)
         if start <= held.day <= end
@@ -65,19 +90,37 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
         click.echo(f"No day from {start} to {end} is closed yet. A day is closed after its midnight: heliograph status")
         return 0
     print_table(
-        ("meter", "day", "state", "period kWh", "total kWh", "remark"),
+        ("meter", "day", "state", "period kWh", "estimated", "total kWh", "read", "remark"),
         [
             (
                 str(row["meter"]),
                 str(row["day"]),
                 str(row["state"]),
                 "-" if row["period_wh"] is None else kwh(row["period_wh"]),
+                kwh(row["estimated_wh"]) if row["estimated_split"] else "-",
                 "-" if row["total_wh"] is None else kwh(row["total_wh"]),
-                str(row["reason"]),
+                _share(row["coverage"]),
+                _remark(row),
             )
             for row in rows
         ],
-        right=("period kWh", "total kWh"),
+        right=("period kWh", "estimated", "total kWh", "read"),
     )
     click.echo("Where a figure comes from: heliograph explain METER DAY")
     return 1 if any(row["state"] == "held" for row in rows) else 0
+
+
+def _share(coverage: dict[str, Any] | None) -> str:
+    """Good readings of those that could be expected; 100 % only where none is missing."""
+    if coverage is None or not coverage["expected"]:
+        return "-"
+    thousandths = min(1000, 1000 * coverage["good"] // coverage["expected"])
+    return f"{thousandths // 10}.{thousandths % 10} %"
+
+
+def _remark(row: dict[str, Any]) -> str:
+    found = [row["reason"], *(f"seam {seam['id']}: {seam['text']}" for seam in row["seams"])]
+    if row["coverage"] and row["coverage"]["gaps"]:
+        gap = row["coverage"]["gaps"][0]
+        found.append(f"nothing read for {shown(timedelta(seconds=row['coverage']['longest_gap_s']))}: {gap['why']}")
+    return "; ".join(text for text in found if text)

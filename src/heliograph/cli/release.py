@@ -25,9 +25,10 @@ from heliograph.core.figures import kwh
 @click.argument("days")
 @click.option(
     "--split",
-    type=click.Choice(["time", "carry"]),
+    type=click.Choice(["daylight", "time", "carry"]),
     required=True,
-    help="The measured energy of the gap: in proportion to time, or all to the later day.",
+    help="The measured energy of the gap: along daylight (needs the site's position), in proportion to time, or all to "
+    "the later day.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @config_option
@@ -41,7 +42,8 @@ def command(meter: str, days: str, split: str, yes: bool, config: Path | None, a
     planned = carried_out(app, name, "release", {**wish, "dry": True})
     if not yes:
         for day in planned["days"]:
-            click.echo(f"{name} {day['day']}: {kwh(day['period_wh'])} kWh (estimated split)", err=True)
+            share = f"{kwh(day['estimated_wh'])} kWh of it an estimated split ({day['how']})"
+            click.echo(f"{name} {day['day']}: {kwh(day['period_wh'])} kWh, {share}", err=True)
     confirmed("A closed day never changes. Release?", yes=yes)
     done = carried_out(app, name, "release", {**wish, "dry": False})
     if as_json:

@@ -50,6 +50,9 @@ def command(config: Path | None, as_json: bool) -> int:
         ],
         right=("counter kWh", "today kWh", "total kWh", "kWh"),
     )
+    for meter in seen["meters"]:
+        if meter["seam"]:
+            click.echo(f"{meter['id']}: {meter['seam']}")
     for uplink in seen["uplinks"]:
         rows = ", ".join(f"{count} {state}" for state, count in sorted(uplink["rows"].items())) or "nothing to send yet"
         click.echo(f"{uplink['name']}: {rows}" + (f"; {uplink['trouble']}" if uplink["trouble"] else ""))

@@ -5,18 +5,27 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from heliograph.cli.options import a_meter, app_of, carried_out, config_option, confirmed, json_option, print_json
 from heliograph.core.errors import UsageError
 
+if TYPE_CHECKING:
+    from heliograph.app import App
 
-@click.command("swap", help="Record that another counter took over: a new meter, a reset, a rollover.")
+
+@click.command(
+    "swap",
+    help="Record that another counter took over: a new meter, a reset, a rollover. With --corrects N: record what "
+    "seam N should have said; the first open day takes the difference.",
+)
 @click.argument("meter")
 @click.option("--old-index", required=True, help="What the old counter showed last, in kWh.")
 @click.option("--new-index", required=True, help="What the new counter showed at that moment, in kWh.")
 @click.option("--new-serial", default=None, help="Serial number of the new meter.")
+@click.option("--corrects", type=int, default=None, help="Number of the seam that was recorded with a wrong index.")
 @click.option("--kind", type=click.Choice(["swap", "reset", "rollover"]), default="swap", show_default=True)
 @click.option(
     "--at", "at", default=None, help="When: 2026-03-14T15:30 in the site's zone, or with an offset. [default: now]"
@@ -30,6 +39,7 @@ def command(
     old_index: str,
     new_index: str,
     new_serial: str | None,
+    corrects: int | None,
     kind: str,
     at: str | None,
     note: str,
@@ -39,6 +49,14 @@ def command(
 ) -> int:
     app = app_of(config)
     name = a_meter(app, meter)
+    if corrects is not None:
+        if at is not None or new_serial is not None or kind != "swap":
+            raise UsageError(
+                "a correction keeps the moment, the kind and the serial numbers of its seam",
+                hint="With --corrects give --old-index, --new-index and --note only.",
+            )
+        wish: dict[str, Any] = {"corrects": corrects, "old_wh": _wh(old_index), "new_wh": _wh(new_index), "note": note}
+        return _correct(app, name, wish, yes=yes, as_json=as_json)
     wish = {
         "kind": kind,
         "at": _moment(at, app.rules.zone).isoformat() if at else app.clock.now().isoformat(),
@@ -55,7 +73,25 @@ def command(
     if as_json:
         print_json(done)
     else:
-        click.echo(f"{name}: {done['seam']}. Recorded; the running total goes on. See: heliograph status")
+        click.echo(
+            f"{name}: {done['seam']}. Recorded as seam {done['id']}; the running total goes on. See: heliograph status"
+        )
+    return 0
+
+
+def _correct(app: App, name: str, wish: dict[str, Any], *, yes: bool, as_json: bool) -> int:
+    planned = carried_out(app, name, "correction", {**wish, "dry": True})
+    if not yes:
+        click.echo(
+            f"{name}: {planned['seam']}; closed days stay, and what is counted from {planned['from']} on takes it.",
+            err=True,
+        )
+    confirmed("A correction stays for ever. Record it?", yes=yes)
+    done = carried_out(app, name, "correction", {**wish, "dry": False})
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{name}: {done['seam']}. Recorded as seam {done['id']}. See: heliograph days {name}")
     return 0
 
 

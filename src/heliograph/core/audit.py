@@ -16,8 +16,10 @@ from typing import Any
 
 from heliograph.core import chain
 from heliograph.core.chain import Checkpoint, canonical, fingerprint, pack_message
+from heliograph.core.daylight import Position, light
 from heliograph.core.evidence import index_wh
 from heliograph.core.figures import kwh
+from heliograph.core.ledger import Seam, continuous
 from heliograph.core.registers import MeterMap
 
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -91,7 +93,7 @@ class Audit:
         self._keys: dict[bytes, int] = {}
         self._config: dict[str, Any] = {}
         self._borders: dict[tuple[str, str], tuple[int, int]] = {}
-        self._offsets: dict[str, list[tuple[str, int]]] = {}
+        self._seams: dict[str, list[Seam]] = {}
         self._days: set[tuple[str, str]] = set()
         self._final: set[tuple[str, str, str]] = set()
 
@@ -224,7 +226,7 @@ class Audit:
             case "commission":
                 self._border(body["meter"], body["border"])
             case "seam":
-                self._offsets.setdefault(body["meter"], []).append((body["at"], body["old_wh"] - body["new_wh"]))
+                self._seams.setdefault(body["meter"], []).append(_seam(body["seam"]))
             case "held":
                 self._meter(body["meter"]).held += len(body["days"])
                 self._border(body["meter"], body["closing"])
@@ -267,18 +269,18 @@ class Audit:
             self._find(f"{meter}: two values for the counter at {border['at']}")
         before = self._reading(meter, border["before"])
         after = self._reading(meter, border["after"]) if border["after"] is not None else None
-        if not _rests(border, before, after):
+        if not _rests(border, before, after, self._config.get("position")):
             self._find(f"{meter}: the counter at {border['at']} does not follow from its readings ({border['method']})")
 
     def _reading(self, meter: str, reading: dict[str, Any]) -> int:
         """The continuous counter of a reading, in Wh."""
-        offset = sum(wh for at, wh in self._offsets.get(meter, []) if _when(at) <= _when(reading["at"]))
+        index: int = reading["index_wh"]
+        offset = continuous(self._seams.get(meter, []), _when(reading["at"]), index) - index
         if self.report.head["first"] == 1 and offset != reading["offset_wh"]:
             self._find(f"{meter}: the seams before {reading['at']} add {offset} Wh, not {reading['offset_wh']}")
         if reading["map"]:
             self._decode(meter, reading)
-        index: int = reading["index_wh"] + reading["offset_wh"]
-        return index
+        return index + int(reading["offset_wh"])
 
     def _decode(self, meter: str, reading: dict[str, Any]) -> None:
         digest = reading["map"]
@@ -326,11 +328,15 @@ def _raw(hex: str) -> bytes:
     return raw
 
 
+def _seam(said: Mapping[str, Any]) -> Seam:
+    return Seam(**{**said, "at": _when(said["at"])})
+
+
 def _when(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _rests(border: Mapping[str, Any], before: int, after: int | None) -> bool:
+def _rests(border: Mapping[str, Any], before: int, after: int | None, place: list[str] | None) -> bool:
     """Whether a border's index is what its method makes of the readings (continuous, in Wh)."""
     index: int = border["index_wh"]
     match border["method"]:
@@ -345,6 +351,13 @@ def _rests(border: Mapping[str, Any], before: int, after: int | None) -> bool:
                 return False
             at, since, until = (_when(border[key] if key == "at" else border[key]["at"]) for key in _SPAN)
             return index == before + (after - before) * (at - since) // (until - since)
+        case "daylight":
+            if after is None or place is None:
+                return False
+            at, since, until = (_when(border[key] if key == "at" else border[key]["at"]) for key in _SPAN)
+            position = Position(float(place[0]), float(place[1]))
+            whole = light(position, since, until)
+            return whole > 0 and index == before + (after - before) * light(position, since, at) // whole
         case _:
             return before <= index and (after is None or index <= after)
 

@@ -6,13 +6,15 @@ opening border of the next are the same one, so neighbouring days always add up 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-Method = Literal["start", "read", "still", "split", "carry"]
+from heliograph.core.daylight import Position, light
+
+Method = Literal["start", "read", "still", "split", "daylight", "carry"]
 OnGap = Literal["hold", "split", "carry"]
 
 # What each method means, in the words `explain` prints.
@@ -21,9 +23,13 @@ METHODS: dict[Method, str] = {
     "read": "last reading at or before midnight",
     "still": "no reading near midnight, but the counter had not moved when it was read again",
     "split": "no reading near midnight: the energy of the gap was split in proportion to time (estimated split)",
+    "daylight": (
+        "no reading near midnight: the energy of the gap was split along the light of a clear sky at the site "
+        "(estimated split)"
+    ),
     "carry": "no reading near midnight: the energy of the gap was carried to the later day (estimated split)",
 }
-ESTIMATED: frozenset[Method] = frozenset({"split", "carry"})
+ESTIMATED: frozenset[Method] = frozenset({"split", "daylight", "carry"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +154,13 @@ def border(
     cadence: timedelta,
     max_estimated: timedelta,
     on_gap: OnGap = "hold",
+    position: Position | None = None,
 ) -> Border | Wait | Gap:
     """The border at `at` from the last good reading at or before it and the first one after it.
 
     `cadence` is the longest distance between two readings that counts as continuous. The running total moves by
-    what the counter moved since `previous`.
+    what the counter moved since `previous`. Where the `position` is known a gap is split along daylight, and in
+    proportion to time where no light fell into it: in a polar night, or between two readings of one night.
     """
 
     def found(index_wh: int, method: Method, later: Index | None) -> Border:
@@ -168,7 +176,23 @@ def border(
         return found(before.wh, "still", after)
     if gap <= max_estimated or on_gap == "split":
         # Floored, so that the earlier day never claims a watt-hour it may not have had.
+        if position is not None and (whole := light(position, before.at, after.at)):
+            return found(before.wh + moved * light(position, before.at, at) // whole, "daylight", after)
         return found(before.wh + moved * (at - before.at) // gap, "split", after)
     if on_gap == "carry":
         return found(before.wh, "carry", after)
     return Gap(before, after)
+
+
+def estimated_wh(day: Day, index_of: Mapping[int, int]) -> int:
+    """How many Wh of a day's period lie in gaps over its borders, so that only the split gave them to this day.
+
+    `index_of` holds the continuous counter (Wh) at the stored readings that the day's borders rest on.
+    """
+    opening, closing = day.opening, day.closing
+    first, last = opening.index_wh, closing.index_wh
+    if opening.method in ESTIMATED and opening.after is not None:
+        first = index_of[opening.after]
+    if closing.method in ESTIMATED:
+        last = index_of[closing.before]
+    return day.period_wh - max(0, last - first)

@@ -7,7 +7,8 @@ HeliographError
 │   ├── BusUnreachable   the port or host cannot be opened
 │   ├── BusTimeout       silence
 │   ├── BusGarbled       bytes came, but not the answer to this question
-│   └── BusRefused       the device answered with a Modbus exception
+│   ├── BusRefused       the device answered with a Modbus exception
+│   └── WrongDevice      something answers, but it is not the meter the site names
 ├── StoreError       look at the card, the disk, the permissions      exit 75
 └── UplinkError      call the platform, check token and network       exit 69
 """
@@ -70,6 +71,10 @@ class BusRefused(BusError):
     def __init__(self, message: str, *, code: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.code = code
+
+
+class WrongDevice(BusError):
+    """Something answers, but it is not the meter the site names."""
 
 
 class StoreError(HeliographError):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from heliograph.core.chain import told
 from heliograph.core.daily import Border, Day, Held
 from heliograph.core.decode import Absent, addresses, kept, value
-from heliograph.core.ledger import Seam, offset
+from heliograph.core.ledger import Seam, continuous
 from heliograph.core.quantity import find
 from heliograph.core.readings import Reading
 from heliograph.core.registers import MeterMap, Order
@@ -28,7 +28,7 @@ def reading(one: Reading, seams: Sequence[Seam]) -> dict[str, Any]:
         "since_boot_ms": round(one.moment.since_boot * 1000),
         "trusted": one.moment.trusted,
         "index_wh": one.index_wh,
-        "offset_wh": offset(seams, one.moment.at),
+        "offset_wh": continuous(seams, one.moment.at, one.index_wh or 0) - (one.index_wh or 0),
         "doubt": one.doubt,
         "words": "".join(f"{word:04x}" for word in one.words),
         "unit": source.unit if source else None,
@@ -81,7 +81,8 @@ def held(meter: str, entries: Sequence[Held], closing: Mapping[str, Any]) -> dic
 
 
 def seam(one: Seam, settled: int) -> dict[str, Any]:
-    return {**asdict(one), "at": told(one.at), "settled": settled}
+    """A seam as it is recorded, and how many doubted readings it settled."""
+    return {"meter": one.meter, "seam": {**asdict(one), "at": told(one.at)}, "settled": settled}
 
 
 def verdict(

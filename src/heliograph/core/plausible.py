@@ -82,6 +82,20 @@ def step_wh(register: Register, wh: float) -> int:
     return max(1, int((max(step, register.step or Decimal(0)) * factor).to_integral_value(ROUND_CEILING)))
 
 
+def rollover_wh(register: Register) -> int | None:
+    """How many Wh a counter holds before it begins again at zero; None where the map does not say, or cannot.
+
+    The last value and one step more. A float without a step is taken to jump from its last value to zero: that claims
+    too little by a step, never too much. A counter that ratios or a scale register multiply has no end of its own.
+    """
+    unit, factor = UNITS[register.unit]
+    if register.rollover is None or unit not in ENERGY_UNITS or register.times or register.scale_register is not None:
+        return None
+    whole = not register.type.startswith("float")
+    step = register.step or (abs(register.scale) if whole else Decimal(0))
+    return int((register.rollover + step) * factor)
+
+
 def most_wh(name: str, elapsed: float, rated_kw: float, step: int, production: str | None = None) -> float:
     """The most a counter can rise in that time: the nameplate with headroom, and one step of the counter.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from heliograph import __version__
 from heliograph.core import evidence
 from heliograph.core.chain import told
+from heliograph.core.coverage import OUTCOMES, Coverage, Outcome, Silence
 from heliograph.core.daily import Border, Day, Held, day_of
 from heliograph.core.errors import StoreError
 from heliograph.core.site import Report
@@ -234,6 +236,32 @@ class Days:
             [meter, day.isoformat()],
         )
         return {"closed_at": moment(row["closed_at"]), "software": row["software"]} if row else None
+
+    def coverage(self, meter: str, day: date) -> Coverage | None:
+        """What the polls of a local day came to, as far as it has been written down."""
+        row = self._db.one(
+            "SELECT coverage.* FROM coverage JOIN meter ON meter.id = coverage.meter"
+            " WHERE meter.name = ? AND coverage.day = ?",
+            [meter, day.isoformat()],
+        )
+        if row is None:
+            return None
+        first, last, failed = (
+            moment(row[key]) if row[key] is not None else None for key in ("first", "last", "failed")
+        )
+        gaps = tuple(Silence(moment(start), moment(end), cause) for start, end, cause in json.loads(row["gaps"]))
+        counts = {outcome: row[outcome] for outcome in OUTCOMES if row[outcome]}
+        every = timedelta(milliseconds=row["every"])
+        return Coverage(meter, day, every, counts, first, last, failed, row["failure"], gaps)
+
+    def last_failure(self, meter: str) -> tuple[datetime, Outcome] | None:
+        """When a poll last brought no good reading, and what it came to."""
+        row = self._db.one(
+            "SELECT failed, failure FROM coverage JOIN meter ON meter.id = coverage.meter"
+            " WHERE meter.name = ? AND failed NOT NULL ORDER BY day DESC LIMIT 1",
+            [meter],
+        )
+        return (moment(row["failed"]), row["failure"]) if row else None
 
     def held(self, meter: str | None = None) -> list[Held]:
         rows = self._db.all(

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from heliograph import __version__
+from heliograph.core.coverage import OUTCOMES, Coverage
 from heliograph.core.daily import Index
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.readings import Moment, Reading, Source
@@ -20,6 +21,13 @@ from heliograph.store.connection import Connection, micros, moment
 DATED_BACK = 2
 # Readings looked at after a restart: ten meters for a week, one sample a minute.
 UNDATED_LOOK = 100_000
+
+
+_COVER = (
+    f"INSERT INTO coverage (meter, day, every, {', '.join(OUTCOMES)}, first, last, failed, failure, gaps)"
+    f" VALUES ({', '.join('?' * (8 + len(OUTCOMES)))}) ON CONFLICT (meter, day) DO UPDATE SET every = excluded.every,"
+    f" {', '.join(f'{name} = excluded.{name}' for name in (*OUTCOMES, 'first', 'last', 'failed', 'failure', 'gaps'))}"
+)
 
 
 class Readings:
@@ -99,19 +107,20 @@ class Readings:
             self._maps[digest] = row["id"]
         return self._maps[digest]
 
-    def add(self, readings: Sequence[Reading]) -> None:
-        """Stores what one round read, in one commit."""
-        if not readings:
+    def add(self, readings: Sequence[Reading], covered: Sequence[Coverage] = ()) -> None:
+        """Stores what one round read, in one commit, and with it what the polls of some days came to."""
+        if not readings and not covered:
             return
         try:
-            self._add(readings)
+            self._add(readings, covered)
         except BaseException:
             self._layouts.clear()  # a layout that was rolled back with its readings must be written again
             raise
 
-    def _add(self, readings: Sequence[Reading]) -> None:
+    def _add(self, readings: Sequence[Reading], covered: Sequence[Coverage]) -> None:
         added: dict[str, Reading] = {}
         with self._db.writing():
+            self._db.execute_many(_COVER, [self._cover(row) for row in covered])
             for reading in readings:
                 meter, source = self.meter_id(reading.meter), reading.source
                 cursor = self._db.execute(
@@ -142,6 +151,18 @@ class Readings:
                 if reading.good:
                     added[reading.meter] = replace(reading, id=cast(int, cursor.lastrowid))
         self._last_good.update(added)
+
+    def _cover(self, row: Coverage) -> tuple[Any, ...]:
+        gaps = [(micros(gap.start), micros(gap.end), gap.cause) for gap in row.gaps]
+        return (
+            self.meter_id(row.meter),
+            row.day.isoformat(),
+            row.every // timedelta(milliseconds=1),
+            *(row.counts.get(outcome, 0) for outcome in OUTCOMES),
+            *(micros(at) if at is not None else None for at in (row.first, row.last, row.failed)),
+            row.failure,
+            json.dumps(gaps, separators=(",", ":")),
+        )
 
     def _layout_id(self, names: tuple[str, ...]) -> int:
         if names not in self._layouts:
@@ -210,6 +231,19 @@ class Readings:
             if reading.moment.at < at and reading.good:
                 break
         return found[::-1]
+
+    def beside(self, meter: str, at: datetime) -> tuple[Reading | None, Reading | None]:
+        """The last good reading before a moment and the first one from it on, among those that are still kept."""
+        good = (
+            self._READING + " WHERE meter.name = ? AND index_wh IS NOT NULL AND trusted > 0"
+            " AND (doubt = '' OR seam IS NOT NULL)"
+        )
+        before = self._db.one(good + " AND reading.at < ? ORDER BY reading.id DESC LIMIT 1", [meter, micros(at)])
+        after = self._db.one(
+            good + " AND reading.at >= ? AND reading.id > ? ORDER BY reading.id LIMIT 1",
+            [meter, micros(at), before["id"] if before else 0],
+        )
+        return (self._reading(before) if before else None), (self._reading(after) if after else None)
 
     def forget(self, meter: str) -> None:
         """The newest good reading is looked for anew: a seam has made another one good."""

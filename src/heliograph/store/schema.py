@@ -218,6 +218,42 @@ def v3(db: Database) -> None:
         db.execute(statement)
 
 
+_COVERAGE = """
+ALTER TABLE seam ADD COLUMN corrects INTEGER REFERENCES seam;   -- corrections: the seam that said something else
+ALTER TABLE seam ADD COLUMN moves_wh INTEGER;   -- by how much a correction moves the continuous counter
+ALTER TABLE seam ADD COLUMN floor_wh INTEGER;   -- the continuous counter, which never falls below this after it
+
+-- How well a meter was read on a local day: one row that grows with the day and is kept for ever.
+CREATE TABLE coverage (
+    id INTEGER PRIMARY KEY,
+    meter INTEGER NOT NULL REFERENCES meter,
+    day TEXT NOT NULL,
+    every INTEGER NOT NULL,         -- poll period in milliseconds: what could have been expected
+    good INTEGER NOT NULL,
+    doubtful INTEGER NOT NULL,
+    absent INTEGER NOT NULL,
+    timeout INTEGER NOT NULL,
+    garbled INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    unreachable INTEGER NOT NULL,
+    stranger INTEGER NOT NULL,      -- something answers, but it is another meter
+    unstored INTEGER NOT NULL,      -- read, but the store could not take it
+    first INTEGER,                  -- good readings
+    last INTEGER,
+    failed INTEGER,                 -- the latest round without one, and of which kind it was
+    failure TEXT,
+    gaps TEXT NOT NULL,             -- JSON, longest first: [from, to, cause]
+    UNIQUE (meter, day)
+) STRICT;
+"""
+
+
+@migrations()
+def v4(db: Database) -> None:
+    for statement in _statements(_COVERAGE):
+        db.execute(statement)
+
+
 def _statements(script: str) -> list[str]:
     import sqlite3
 

@@ -1,4 +1,4 @@
-"""Where one counter hands over to the next."""
+"""Where one counter hands over to the next, and what was corrected about that."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ class Seams:
                 row["new_serial"],
                 row["note"],
                 row["id"],
+                row["corrects"],
+                row["moves_wh"] or 0,
+                row["floor_wh"] or 0,
             )
             for row in rows
         ]
@@ -48,8 +51,8 @@ class Seams:
         """A seam for ever, and the readings whose doubt it settles."""
         with self._db.writing():
             cursor = self._db.execute(
-                "INSERT INTO seam (meter, at, kind, old_wh, new_wh, old_serial, new_serial, recorded, note)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO seam (meter, at, kind, old_wh, new_wh, old_serial, new_serial, recorded, note,"
+                " corrects, moves_wh, floor_wh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     self._readings.meter_id(seam.meter),
                     micros(seam.at),
@@ -60,6 +63,9 @@ class Seams:
                     seam.new_serial,
                     micros(now),
                     seam.note,
+                    seam.corrects,
+                    seam.moves_wh if seam.corrects is not None else None,
+                    seam.floor_wh if seam.corrects is not None else None,
                 ),
             )
             id = cast(int, cursor.lastrowid)

@@ -8,15 +8,21 @@ from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from heliograph.core import daily
-from heliograph.core.daily import Border, Day
+from heliograph.core.daily import ESTIMATED, Border, Day
 from heliograph.core.errors import UsageError
-from heliograph.core.ledger import Seam, Step, settled
-from heliograph.core.plausible import step_wh
+from heliograph.core.ledger import Seam, Step, corrected, rolled_over, settled
+from heliograph.core.plausible import rollover_wh, step_wh
+from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
 from heliograph.store import Store
-from heliograph.work.close_days import Rules, around
+from heliograph.work.close_days import Rules, around, estimated_wh
 
-Split = Literal["time", "carry"]
+Split = Literal["daylight", "time", "carry"]
+_HOW: dict[Split, str] = {
+    "daylight": "split along daylight",
+    "time": "split by time",
+    "carry": "carried to the later day",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +57,96 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
         for reading in store.readings.since(meter.id, seam.at)
         if reading.index_wh is not None and reading.id is not None
     ]
-    register = meter.map.register(meter.production)
-    step = step_wh(register, max(seam.old_wh, seam.new_wh)) if register is not None else 1
-    found = settled(steps, seam, meter.rated_kw, step)
+    found = settled(steps, seam, meter.rated_kw, _step(meter, seam.old_wh, seam.new_wh))
     if isinstance(found, str):
         raise UsageError(f"this seam does not fit the readings: {found}", hint="Correct the moment or the counters.")
     complete = replace(seam, old_serial=seam.old_serial or store.readings.serial(meter.id))
     if not dry:
-        store.seams.record(complete, found, now)
+        complete = replace(complete, id=store.seams.record(complete, found, now))
     return Recorded(complete, len(found))
+
+
+def record_correction(
+    meter: Meter, wrong: int, old_wh: int, new_wh: int, note: str, store: Store, now: datetime, *, dry: bool = False
+) -> Recorded:
+    """Records what a seam should have said. Closed days stay as they are; the first open one takes the difference."""
+    if not note.strip():
+        raise UsageError("a correction needs its reason", hint='Add --note "who found what, and how".')
+    seams = store.seams.all(meter.id)
+    at = next((seam.at for seam in seams if seam.id == wrong), None)
+    before, after = _beside(meter.id, wrong, at, seams, store) if at is not None else (None, None)
+    border = store.days.last_border(meter.id)
+    found = corrected(
+        seams,
+        wrong,
+        old_wh,
+        new_wh,
+        before=before,
+        after=after,
+        border=(border.at, border.index_wh) if border is not None else None,
+        rated_kw=meter.rated_kw,
+        step_wh=_step(meter, old_wh, new_wh),
+        note=note,
+    )
+    if isinstance(found, str):
+        raise UsageError(f"{meter.id}: {found}", hint="Nothing was recorded. The seams: heliograph days --json")
+    if not dry:
+        found = replace(found, id=store.seams.record(found, (), now))
+    return Recorded(found, 0)
+
+
+def _beside(
+    meter: str, wrong: int, at: datetime, seams: Sequence[Seam], store: Store
+) -> tuple[Step | None, Step | None]:
+    """What the counters beside a seam were known to show: believed readings, or the seams before and after it."""
+
+    def seen(reading: Reading | None) -> Step | None:
+        if reading is None or reading.index_wh is None or reading.id is None:
+            return None
+        return Step(reading.moment.at, reading.index_wh, True, reading.id)
+
+    before, after = (seen(reading) for reading in store.readings.beside(meter, at))
+    for seam in seams:
+        if seam.kind == "correction" or seam.id == wrong:
+            continue
+        if seam.at <= at and (before is None or seam.at > before.at):
+            before = Step(seam.at, seam.new_wh, True, 0)
+        if seam.at > at and (after is None or seam.at < after.at):
+            after = Step(seam.at, seam.old_wh, True, 0)
+    return before, after
+
+
+def _step(meter: Meter, *wh: int) -> int:
+    register = meter.map.register(meter.production)
+    return step_wh(register, max(wh)) if register is not None else 1
+
+
+def record_rollover(meter: Meter, store: Store, now: datetime) -> Seam | None:
+    """Records by itself what the map knows: a counter that went over its end. Any other fall stays in doubt."""
+    register = meter.map.register(meter.production)
+    range_wh = rollover_wh(register) if register is not None else None
+    last, good = store.readings.last(meter.id), store.readings.last_good(meter.id)
+    if range_wh is None or last is None or good is None or good.index_wh is None or last.index_wh is None:
+        return None
+    if not last.doubt or not last.moment.trusted or not good.moment.trusted or good.moment.at >= last.moment.at:
+        return None
+    # The first readings of the new round tell the moment best; whoever counts on may be hours further.
+    first = last
+    for reading in store.readings.back(meter.id):
+        if reading.id == good.id:
+            break
+        if reading.index_wh is not None and reading.moment.trusted:
+            first = reading
+    assert first.index_wh is not None  # chosen for it
+    seam = rolled_over(
+        meter.id,
+        Step(good.moment.at, good.index_wh, True, good.id or 0),
+        Step(first.moment.at, first.index_wh, False, first.id or 0),
+        range_wh,
+        meter.rated_kw,
+        _step(meter, good.index_wh),
+    )
+    return record_seam(meter, seam, store, now).seam if seam is not None else None
 
 
 def release(
@@ -80,11 +167,14 @@ def release(
             f"{meter.id}: where {first} begins is not known before the held days in front of it are released",
             hint=f"Begin with {min(held)}.",
         )
+    if split == "daylight" and rules.position is None:
+        raise UsageError(
+            "a split along daylight needs the site's position, and the configuration names none",
+            hint="Set site.latitude and site.longitude, or use --split time.",
+        )
     days = _split(meter, span, opening, split, store, rules)
     if not dry:
-        store.days.release(
-            days, now, meter.reports, f"split by {split}" if split == "time" else "carried to the later day"
-        )
+        store.days.release(days, now, meter.reports, _HOW[split])
     return days
 
 
@@ -104,8 +194,9 @@ def _split(meter: Meter, span: Sequence[date], opening: Border, split: Split, st
                 after,
                 opening,
                 cadence=meter.cadence,
-                max_estimated=rules.max_estimated,
-                on_gap="split" if split == "time" else "carry",
+                max_estimated=timedelta(0),  # a person has said how, however short the gap
+                on_gap="carry" if split == "carry" else "split",
+                position=rules.position if split == "daylight" else None,
             )
             if not isinstance(found, Border):
                 raise UsageError(f"{meter.id}: no reading after {day} yet", hint="heliograph status")
@@ -130,9 +221,44 @@ def carry_out(
             note=wish["note"],
         )
         recorded = record_seam(meter, seam, store, now, dry=wish["dry"])
-        return {"meter": meter.id, "seam": str(recorded.seam), "readings": recorded.readings}
+        return {
+            "meter": meter.id,
+            "seam": str(recorded.seam),
+            "id": recorded.seam.id,
+            "readings": recorded.readings,
+        }
+    if what == "correction":
+        recorded = record_correction(
+            meter,
+            int(wish["corrects"]),
+            int(wish["old_wh"]),
+            int(wish["new_wh"]),
+            wish["note"],
+            store,
+            now,
+            dry=wish["dry"],
+        )
+        return {
+            "meter": meter.id,
+            "seam": str(recorded.seam),
+            "id": recorded.seam.id,
+            "moves_wh": recorded.seam.moves_wh,
+            "from": recorded.seam.at.isoformat().replace("+00:00", "Z"),
+        }
     if what == "release":
         first, last = date.fromisoformat(wish["first"]), date.fromisoformat(wish["last"])
         days = release(meter, first, last, wish["split"], store, now, rules, dry=wish["dry"])
-        return {"meter": meter.id, "days": [{"day": str(day.day), "period_wh": day.period_wh} for day in days]}
+        seams = store.seams.all(meter.id)
+        return {
+            "meter": meter.id,
+            "days": [
+                {
+                    "day": str(day.day),
+                    "period_wh": day.period_wh,
+                    "estimated_wh": estimated_wh(day, store, seams),
+                    "how": day.closing.method if day.closing.method in ESTIMATED else day.opening.method,
+                }
+                for day in days
+            ],
+        }
     raise KeyError(what)

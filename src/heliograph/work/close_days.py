@@ -11,9 +11,10 @@ import structlog
 
 from heliograph.core import daily
 from heliograph.core.daily import Border, Day, Gap, Held, OnGap
+from heliograph.core.daylight import Position
 from heliograph.core.errors import HeliographError
 from heliograph.core.figures import kwh
-from heliograph.core.ledger import Seam, offset
+from heliograph.core.ledger import Seam, continuous
 from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
@@ -27,6 +28,8 @@ class Rules:
     after: timedelta
     max_estimated: timedelta
     on_gap: OnGap
+    position: Position | None = None
+    """Where it is known, gaps are split along daylight."""
 
 
 def close_days(meters: Sequence[Meter], store: Store, clock: Clock, rules: Rules) -> None:
@@ -64,6 +67,7 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
             cadence=meter.cadence,
             max_estimated=rules.max_estimated,
             on_gap=rules.on_gap,
+            position=rules.position,
         )
         match found:
             case Border() if held:
@@ -94,10 +98,20 @@ def around(
     """The last good index at or before `at` and the first one after it, both on the continuous counter."""
     before, after, _ = store.readings.around(meter, at)
 
-    def continuous(index: daily.Index | None) -> daily.Index | None:
-        return replace(index, wh=index.wh + offset(seams, index.at)) if index is not None else None
+    def over_seams(index: daily.Index | None) -> daily.Index | None:
+        return replace(index, wh=continuous(seams, index.at, index.wh)) if index is not None else None
 
-    return continuous(before), continuous(after)
+    return over_seams(before), over_seams(after)
+
+
+def estimated_wh(day: Day, store: Store, seams: Sequence[Seam]) -> int:
+    """How many Wh of a closed day only an estimated split gave to it."""
+    index_of: dict[int, int] = {}
+    for id in (day.opening.after, day.closing.before):
+        reading = store.readings.reading(id) if id is not None and day.estimated else None
+        if reading is not None and reading.id is not None and reading.index_wh is not None:
+            index_of[reading.id] = continuous(seams, reading.moment.at, reading.index_wh)
+    return daily.estimated_wh(day, index_of)
 
 
 def _commission(meter: Meter, store: Store, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from heliograph.core.figures import kwh
 from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
 from heliograph.store import Store
+from heliograph.work.close_days import estimated_wh
 
 
 def explain(meter: Meter, day: date, store: Store) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def explain(meter: Meter, day: date, store: Store) -> dict[str, Any]:
             f"(running total of the day before plus this day)"
         ),
         "estimated_split": closed.estimated,
+        "estimated_wh": estimated_wh(closed, store, store.seams.all(meter.id)),
         "closed_at": facts.get("closed_at"),
         "software": facts.get("software"),
         "opening": _border(opening, meter, store),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from heliograph import __version__
 from heliograph.core import daily, durations
 from heliograph.core.chain import fingerprint
-from heliograph.core.ledger import offset
+from heliograph.core.ledger import continuous
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
@@ -38,6 +38,8 @@ class MeterHealth:
     doubt: str
     error: str
     """Latest failure of the meter while it lasts; known only to the running daemon."""
+    seam: str
+    """The newest swap, reset, rollover or correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,9 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         state = "stale"
     index = good.index_wh if good else None
     total = today = None
+    seams = store.seams.all(meter.id) if known else []
     if border and good and index is not None:
-        moved = index + offset(store.seams.all(meter.id), good.moment.at) - border.index_wh
+        moved = continuous(seams, good.moment.at, index) - border.index_wh
         total = border.total_wh + moved
         if border.at >= daily.start_of(daily.day_of(now, rules.zone), rules.zone):
             today = moved
@@ -165,6 +168,7 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         days.period_wh if days else None,
         last.doubt if last else "",
         error,
+        f"seam {seams[-1].id}: {seams[-1]}" if seams else "",
     )
 
 

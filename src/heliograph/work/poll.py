@@ -14,8 +14,10 @@ import structlog
 
 from heliograph.core import daily
 from heliograph.core import line as lines
+from heliograph.core.coverage import Outcome
+from heliograph.core.daylight import Position
 from heliograph.core.decode import Absent, addresses, value, width
-from heliograph.core.errors import BusError, BusRefused, BusUnreachable
+from heliograph.core.errors import BusError, BusRefused, BusUnreachable, StoreError, UsageError, WrongDevice
 from heliograph.core.plan import Block, Learned, LineCost, after_refusal, line_cost, plan
 from heliograph.core.plausible import Known, Value
 from heliograph.core.readings import Moment, Reading, Source
@@ -23,6 +25,8 @@ from heliograph.core.registers import Match, Register, Timing
 from heliograph.core.site import Meter
 from heliograph.ports import Bus, Clock
 from heliograph.store import Store
+from heliograph.work.amend import record_rollover
+from heliograph.work.count_polls import Tally, failed_as, read_as
 from heliograph.work.health import Live
 from heliograph.work.read_block import BlockRead, read_block, remembered
 
@@ -34,10 +38,6 @@ DEAD_REST = 19
 REFUSALS = 24
 # Where the time since a stored reading is not known, the counter may have risen by anything a plant can produce.
 LONG_AGO = timedelta(days=3650).total_seconds()
-
-
-class WrongDevice(BusError):
-    """Something answers, but it is not the meter the site names."""
 
 
 @dataclass
@@ -65,8 +65,16 @@ class Watched:
 class PolledBus:
     """One bus and its meters. `lock` is held for a round, and by whoever looks at a meter beside the rounds."""
 
-    def __init__(self, bus_id: str, url: str, meters: Sequence[Meter], connect: Callable[[], Bus]) -> None:
+    def __init__(
+        self,
+        bus_id: str,
+        url: str,
+        meters: Sequence[Meter],
+        connect: Callable[[], Bus],
+        position: Position | None = None,
+    ) -> None:
         self.bus_id = bus_id
+        self.tally = Tally(meters, position)
         self.order = list(meters)
         self.lock = RLock()
         self.dead_until = 0.0
@@ -126,17 +134,51 @@ def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live
     """One round over the bus. A meter that fails is reported and tried again; it holds up no other."""
     with line.lock:
         keep = _round(line, store, clock, zone, live, stopping)
-    store.readings.add(keep)
+    _store(line, keep, store, clock, zone)
+    for meter in [meter for meter in line.order if any(one.meter == meter.id and one.doubt for one in keep)]:
+        _roll_over(line, meter, store, clock)
+
+
+def _store(line: PolledBus, keep: list[Reading], store: Store, clock: Clock, zone: ZoneInfo) -> None:
+    """What a round read, in one commit, and now and then in the same one what the polls came to."""
+    covered = line.tally.due(clock.since_boot(), committing=bool(keep))
+    try:
+        store.readings.add(keep, covered)
+    except StoreError:
+        line.tally.lost(keep, store, zone)
+        raise
+    line.tally.stored(keep, store, zone)
+    line.tally.written(covered, clock.since_boot())
+
+
+def _roll_over(line: PolledBus, meter: Meter, store: Store, clock: Clock) -> None:
+    """A counter that fell may have gone over its end, where the map knows that end; any other fall stays in doubt."""
+    with line.lock:
+        if not clock.trusted() or line.watch(meter, store, clock).stranger:
+            return
+        try:
+            seam = record_rollover(meter, store, clock.now())
+        except UsageError as refused:
+            log.debug("no_rollover", meter=meter.id, why=refused.message)
+            return
+        if seam is not None:
+            line.forget(meter)
+            log.warning("rolled_over", meter=meter.id, seam=str(seam))
 
 
 def _round(
     line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]
 ) -> list[Reading]:
     keep: list[Reading] = []
+
+    def note(id: str, outcome: Outcome, moment: Moment) -> None:
+        line.tally.note(id, outcome, moment, store, zone)
+
     watched = [line.watch(meter, store, clock) for meter in line.order]
     # Dead meters come last, one a round at most and not all the time, so that the living keep their cadence.
     dead = [one for one in watched if one.dead and clock.since_boot() >= line.dead_until]
-    for one in [one for one in watched if not one.dead] + dead[:1]:
+    asked = [one for one in watched if not one.dead] + dead[:1]
+    for one in asked:
         if stopping():
             break
         began, id = clock.since_boot(), one.meter.id
@@ -149,10 +191,13 @@ def _round(
             live.errors.update({meter.id: error.message for meter in line.order})
             for other in watched:
                 other.identified = False
+            for other in asked[asked.index(one) :]:
+                note(other.meter.id, "unreachable", moment_at(clock, clock.since_boot()))
             break
         except BusError as error:
             one.failures += 1
             one.identified = False
+            note(id, failed_as(error), moment_at(clock, clock.since_boot()))
             if one.dead:
                 now = clock.since_boot()
                 line.dead_until = now + (now - began) * DEAD_REST
@@ -167,6 +212,7 @@ def _round(
         one.failures = 0
         live.errors.pop(id, None)
         live.at[id] = reading.moment.at
+        note(id, read_as(reading), reading.moment)
         keep += worth_keeping(one, reading, zone)
     live.buses[line.bus_id] = line.bus().counters
     return keep
@@ -393,7 +439,7 @@ def _believed(meter: Meter, store: Store, clock: Clock) -> tuple[Reading | None,
         known = {name: Known(one, at) for name, one in last.values.items()}
         if last.index_wh is not None:
             known[meter.production] = Known(last.index_wh, at)
-    seams = store.seams.all(meter.id)
+    seams = [seam for seam in store.seams.all(meter.id) if seam.kind != "correction"]
     if seams and (last is None or seams[-1].at > last.moment.at):
         known = {meter.production: Known(seams[-1].new_wh, when(seams[-1].at, True))}
     return last, known
