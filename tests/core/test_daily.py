@@ -129,3 +129,7 @@ def test_days_add_up_to_what_the_counter_moved(steps: list[tuple[int, int]], car
         sum(day.period_wh for day in days) == previous.index_wh - START.index_wh == previous.total_wh - START.total_wh
     )
     assert previous.index_wh <= wh
+
+
+def test_a_gap_in_which_gigawatt_hours_moved_is_split_too() -> None:
+    assert daily.in_proportion(10**16, timedelta(hours=20), timedelta(hours=41)) == 10**16 * 20 // 41

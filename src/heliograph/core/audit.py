@@ -16,6 +16,7 @@ from typing import Any
 
 from heliograph.core import chain
 from heliograph.core.chain import Checkpoint, canonical, fingerprint, pack_message
+from heliograph.core.daily import in_proportion
 from heliograph.core.daylight import Position, light
 from heliograph.core.evidence import index_wh
 from heliograph.core.figures import kwh
@@ -350,7 +351,7 @@ def _rests(border: Mapping[str, Any], before: int, after: int | None, place: lis
             if after is None:
                 return False
             at, since, until = (_when(border[key] if key == "at" else border[key]["at"]) for key in _SPAN)
-            return index == before + (after - before) * (at - since) // (until - since)
+            return index == before + in_proportion(after - before, at - since, until - since)
         case "daylight":
             if after is None or place is None:
                 return False

@@ -178,10 +178,16 @@ def border(
         # Floored, so that the earlier day never claims a watt-hour it may not have had.
         if position is not None and (whole := light(position, before.at, after.at)):
             return found(before.wh + moved * light(position, before.at, at) // whole, "daylight", after)
-        return found(before.wh + moved * (at - before.at) // gap, "split", after)
+        return found(before.wh + in_proportion(moved, at - before.at, gap), "split", after)
     if on_gap == "carry":
         return found(before.wh, "carry", after)
     return Gap(before, after)
+
+
+def in_proportion(moved: int, part: timedelta, gap: timedelta) -> int:
+    """The part of `moved` Wh that falls into a part of a gap, floored."""
+    microsecond = timedelta(microseconds=1)  # a timedelta times some GWh is more than a timedelta can hold
+    return moved * (part // microsecond) // (gap // microsecond)
 
 
 def estimated_wh(day: Day, index_of: Mapping[int, int]) -> int:
