@@ -14,7 +14,7 @@ from heliograph.core.readings import Moment, Reading
 from heliograph.store import Store
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.prune import prune
-from heliograph.work.reconcile import reconcile
+from heliograph.work.reconcile import LOOK_BACK, reconcile
 from tests.fakes import SINGAPORE, START, FakeClock, FakeUplink, a_meter
 
 
@@ -221,6 +221,16 @@ def test_a_weekly_comparison_reports_a_difference_and_changes_nothing(store: Sto
     assert found["m1"].differing == ("2026-03-14",)
     assert states(store) == {"confirmed": 6}
     assert [event["kind"] for event in store.journal.events()[:2]] == ["differs", "differs"]
+
+
+def test_a_weekly_comparison_never_asks_for_a_part_of_the_days_that_shared_a_request(
+    store: Store, clock: FakeClock
+) -> None:
+    uplink = FakeUplink()
+    run(uplink, store, clock, 10)  # three days of each meter in one request
+    clock.at = START + timedelta(days=2) + LOOK_BACK  # the first of them lies further back
+    for uplink.ordered, days in ((True, 3), (False, 2)):
+        assert [one.days for one in reconcile(uplink, store, clock, Pace(10))] == [days, days]
 
 
 def test_old_samples_are_thinned_but_never_on_an_untrusted_clock(store: Store, clock: FakeClock) -> None:

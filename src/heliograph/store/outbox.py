@@ -118,12 +118,13 @@ class Outbox:
         )
         return [self._row(row) for row in rows]
 
-    def confirmed(self, uplink: str, first: date) -> dict[str, list[DayRow]]:
-        """Confirmed rows from a day on, by meter."""
+    def confirmed(self, uplink: str, first: date, *, whole: bool) -> dict[str, list[DayRow]]:
+        """Confirmed rows from a day on, by meter; `whole`: with the earlier days that shared a request with them."""
         rows = self._db.all(
-            self._ROW + " WHERE outbox.uplink = ? AND outbox.state = 'confirmed' AND outbox.date >= ?"
+            self._ROW + " WHERE outbox.uplink = ? AND outbox.state = 'confirmed' AND (outbox.date >= ? OR ? AND"
+            " outbox.claim IN (SELECT claim FROM outbox WHERE uplink = ? AND state = 'confirmed' AND date >= ?))"
             " ORDER BY outbox.meter, outbox.date",
-            [uplink, first.isoformat()],
+            [uplink, first.isoformat(), whole, uplink, first.isoformat()],
         )
         found: dict[str, list[DayRow]] = {}
         for row in rows:

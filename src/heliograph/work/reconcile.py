@@ -36,7 +36,8 @@ def reconcile(uplink: Uplink, store: Store, clock: Clock, pace: Pace) -> list[Co
         return []
     now = clock.now()
     found = []
-    for meter, rows in store.outbox.confirmed(uplink.name, (now - LOOK_BACK).date()).items():
+    # Where days go strictly in order, a request is one read: days that shared it are held as their sum.
+    for meter, rows in store.outbox.confirmed(uplink.name, (now - LOOK_BACK).date(), whole=uplink.ordered).items():
         if not pace.open(clock.now()):
             break
         before = uplink.requests
