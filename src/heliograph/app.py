@@ -95,6 +95,7 @@ class App:
     def writer(self) -> Iterator[Store]:
         """The store, for the one process that may write it: held by a lock for as long as it is open."""
         from heliograph.store import Store
+        from heliograph.store.copies import sweep
 
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,6 +113,7 @@ class App:
                     f"another heliograph is running on {self.data_dir}",
                     hint="Ask it instead (heliograph status), or stop it: systemctl stop heliograph",
                 ) from error
+            sweep(self.data_dir)
             store = Store.writer(self.data_dir)
             try:
                 self._introduce(store)

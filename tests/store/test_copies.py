@@ -10,7 +10,7 @@ import pytest
 from heliograph.core.errors import StoreError, UsageError
 from heliograph.store import Store
 from heliograph.store.connection import FILE
-from heliograph.store.copies import copy_whole, target_of, verified
+from heliograph.store.copies import copy_whole, sweep, target_of, verified
 from tests.store.test_store import REPORT, START, closed, reading
 
 NOW = datetime(2026, 3, 20, 1, 2, 3, tzinfo=UTC)
@@ -43,6 +43,15 @@ def test_a_copy_holds_what_was_committed_and_is_made_beside_the_writer(store: St
     assert again.days.all() == store.days.all()
     assert list(again.readings.back("roof")) == list(store.readings.back("roof"))
     again.close()
+
+
+def test_what_a_power_cut_left_of_a_copy_is_swept_and_copies_stay(store: Store, tmp_path: Path) -> None:
+    made = copy_whole(tmp_path, target_of(tmp_path, None, NOW))
+    del store
+    for name in ("heliograph-20260319T000000Z.db.partial", "heliograph-20260319T000000Z.db.partial-journal"):
+        (made.path.parent / name).write_text("half")
+    sweep(tmp_path)
+    assert list(made.path.parent.iterdir()) == [made.path]
 
 
 def test_a_copy_never_takes_the_place_of_a_file(store: Store, tmp_path: Path) -> None:

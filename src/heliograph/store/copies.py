@@ -133,6 +133,13 @@ def copy_whole(data_dir: Path, target: Path) -> Copy:
         raise StoreError(f"no copy could be made at {target}: {error}", hint=hint) from error
 
 
+def sweep(data_dir: Path) -> None:
+    """Removes what was left of copies by a power cut; the caller holds the lock of `data_dir`, so none is under way."""
+    for left in (data_dir / COPIES).glob(f"*{PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
 @contextlib.contextmanager
 def in_place(target: Path) -> Iterator[Path]:
     """A temporary name beside the target; what is written there is verified and on the card before it is renamed."""
