@@ -163,12 +163,14 @@ def rolled_over(meter: str, last: Step, new: Step, range_wh: int, rated_kw: floa
     Only what the plant can have produced in that time brings a counter from near its end over it. The moment between
     the readings at which it wrapped is where the energy before and after it says.
     """
-    rise, elapsed = range_wh - last.wh + new.wh, new.at - last.at
-    near = 0 <= range_wh - last.wh <= range_wh // NEAR and 0 <= new.wh <= range_wh // NEAR
+    # What a coarse counter shows near its end may lie a little beyond it; that much is booked already.
+    end = max(range_wh, last.wh)
+    rise, elapsed = end - last.wh + new.wh, new.at - last.at
+    near = end - range_wh <= 2 * step_wh and end - last.wh <= range_wh // NEAR and 0 <= new.wh <= range_wh // NEAR
     if not near or not timedelta(0) < elapsed <= LONGEST_ROLLOVER:
         return None
     if rise > _most(last.at, new.at, rated_kw, step_wh):
         return None
-    at = last.at + elapsed * (range_wh - last.wh) / rise if rise else new.at
+    at = last.at + elapsed * (end - last.wh) / rise if rise else new.at
     note = f"rollover at {kwh(range_wh)} kWh, known to the map"
-    return Seam(meter, min(max(at, last.at + timedelta(microseconds=1)), new.at), "rollover", range_wh, 0, note=note)
+    return Seam(meter, min(max(at, last.at + timedelta(microseconds=1)), new.at), "rollover", end, 0, note=note)
