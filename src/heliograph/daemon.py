@@ -8,7 +8,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import Live, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import prune
-from heliograph.work.reconcile import reconcile
+from heliograph.work.reconcile import compare, reconcile
 from heliograph.work.witness import witness
 
 if TYPE_CHECKING:
@@ -154,6 +155,17 @@ class Daemon:
     def _attest(self) -> None:
         attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)
 
+    def _compare(self, name: str, meter: str, first: date) -> Any:
+        """Months of one meter, or how long to wait before the platform may be asked again (seconds)."""
+        uplink = next((one for one in self.uplinks if one.name == name), None)
+        if uplink is None:
+            raise KeyError(name)
+        clock, pace = self.app.clock, self.paces[name]
+        if not pace.open(clock.now()):
+            return {"wait": 10}
+        found = compare(uplink, self.store, clock, pace, meter, first)
+        return {"months": [{**asdict(one), "difference_wh": one.difference_wh} for one in found]}
+
     def _prune(self) -> None:
         retention = self.app.config.settings.retention
         prune(self.store, self.app.clock, retention.fine, retention.hourly)
@@ -171,6 +183,8 @@ class Daemon:
             return {"key": key.hex(), "signature": signature.hex()}
         if parts == ["api", "v1", "backup"] and wish is not None:
             return self.app.copy_store(Path(wish["path"]) if wish["path"] else None)
+        if parts[:3] == ["api", "v1", "reconcile"] and len(parts) == 5 and wish is not None:
+            return self._compare(parts[3], parts[4], date.fromisoformat(wish["first"]))
         if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
             return self._meter(parts[3], parts[4:], wish)
         raise KeyError(path)

@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "export": "Write the evidence of some days as a pack that anybody can check.",
     "verify": "Check an evidence pack.",
     "backup": "Make a verified copy of the store.",
+    "reconcile": "Compare what was delivered with what the platforms hold.",
     "backlog": "List what no platform has confirmed yet, why, and what to do.",
     "map": "List, show and check meter maps.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",

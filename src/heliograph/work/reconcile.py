@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
+from itertools import groupby
 
 import structlog
 
-from heliograph.core.delivery import Missing, Stored
+from heliograph.core.delivery import DayRow, Missing, ReadBack, Stored
 from heliograph.core.figures import kwh
 from heliograph.ports import Clock, Uplink
 from heliograph.store import Store
@@ -21,53 +23,87 @@ LOOK_BACK = timedelta(days=60)
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Confirmed days of one meter at one platform: our sum, theirs, in Wh, and the days that differ."""
+    """Confirmed days of one meter and month at one platform, in Wh, and the days that differ."""
 
+    uplink: str
     meter: str
+    month: str
+    """Such as 2026-03, of the local days."""
     days: int
+    """Days about which the platform gave an answer."""
+    unanswered: int
     local_wh: int
     platform_wh: int
     differing: tuple[str, ...]
 
+    @property
+    def difference_wh(self) -> int:
+        """Theirs minus ours."""
+        return self.platform_wh - self.local_wh
+
 
 def reconcile(uplink: Uplink, store: Store, clock: Clock, pace: Pace) -> list[Compared]:
-    """One comparison per meter, as far as the pace allows."""
+    """The last two months of every meter, as far as the pace allows."""
     if not clock.trusted():
         return []
-    now = clock.now()
     found = []
-    # Where days go strictly in order, a request is one read: days that shared it are held as their sum.
-    for meter, rows in store.outbox.confirmed(uplink.name, (now - LOOK_BACK).date(), whole=uplink.ordered).items():
+    for meter in delivered(uplink, store, (clock.now() - LOOK_BACK).date()):
         if not pace.open(clock.now()):
             break
-        before = uplink.requests
-        held = uplink.ask(rows)
-        pace.count(clock.now(), uplink.requests - before)
-        local = platform = days = 0
-        differing = []
-        for row in rows:
-            match held.get(row.id):
-                case Stored(period_wh=period, total_wh=total):
-                    days += 1
-                    local += row.period_wh
-                    platform += row.period_wh if period is None else period
-                    if (period is not None and period != row.period_wh) or (
-                        total is not None and total != row.total_wh
-                    ):
-                        differing.append(str(row.day))
-                case Missing():
-                    days += 1
-                    local += row.period_wh
-                    differing.append(str(row.day))
-                case _:
-                    continue
-        found.append(Compared(meter, days, local, platform, tuple(differing)))
-        if differing:
-            text = (
-                f"{uplink.name} holds {kwh(platform)} kWh where we delivered {kwh(local)} kWh: {', '.join(differing)}"
-            )
-            store.journal.event(now, "differs", meter, text)
-            log.error(
-                "reconcile_differs", uplink=uplink.name, meter=meter, text=text, hint="heliograph explain METER DAY"
-            )
+        found += compare(uplink, store, clock, pace, meter, (clock.now() - LOOK_BACK).date())
     return found
+
+
+def delivered(uplink: Uplink, store: Store, first: date) -> list[str]:
+    """Meters with confirmed days from a day on."""
+    return list(store.outbox.confirmed(uplink.name, first, whole=uplink.ordered))
+
+
+def compare(uplink: Uplink, store: Store, clock: Clock, pace: Pace, meter: str, first: date) -> list[Compared]:
+    """One meter from a day on, a row a month. Days that the pace leaves no requests for count as unanswered."""
+    # Where days go strictly in order, a request is one read: days that shared it are held as their sum.
+    rows = store.outbox.confirmed(uplink.name, first, whole=uplink.ordered).get(meter, [])
+    told: dict[int, ReadBack] = {}
+    left = rows
+    while left and pace.open(clock.now()):
+        before = uplink.requests
+        some = uplink.ask(left)  # an uplink answers about as many as it may ask at once
+        pace.count(clock.now(), uplink.requests - before)
+        if not some:
+            break
+        told |= some
+        left = [row for row in left if row.id not in some]
+    found = [
+        _compared(uplink.name, meter, month, list(group), told)
+        for month, group in groupby(rows, key=lambda row: row.day.isoformat()[:7])
+    ]
+    for one in found:
+        if one.differing:
+            text = (
+                f"{uplink.name} holds {kwh(one.platform_wh)} kWh in {one.month} where we delivered"
+                f" {kwh(one.local_wh)} kWh: {', '.join(one.differing)}"
+            )
+            store.journal.event(clock.now(), "differs", meter, text)
+            hint = "heliograph explain METER DAY"
+            log.error("reconcile_differs", uplink=uplink.name, meter=meter, text=text, hint=hint)
+    return found
+
+
+def _compared(uplink: str, meter: str, month: str, rows: Sequence[DayRow], told: Mapping[int, ReadBack]) -> Compared:
+    local = platform = days = 0
+    differing = []
+    for row in rows:
+        match told.get(row.id):
+            case Stored(period_wh=period, total_wh=total):
+                days += 1
+                local += row.period_wh
+                platform += row.period_wh if period is None else period
+                if (period is not None and period != row.period_wh) or (total is not None and total != row.total_wh):
+                    differing.append(str(row.day))
+            case Missing():
+                days += 1
+                local += row.period_wh
+                differing.append(str(row.day))
+            case _:
+                continue
+    return Compared(uplink, meter, month, days, len(rows) - days, local, platform, tuple(differing))
