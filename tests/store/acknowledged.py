@@ -118,10 +118,11 @@ def flaws(raw: sqlite3.Connection) -> list[str]:
         "a day that is not what its borders say": "SELECT day.id FROM day JOIN border o ON o.id = day.opening"
         " JOIN border c ON c.id = day.closing WHERE day.period_wh <> c.total_wh - o.total_wh"
         " OR day.total_wh <> c.total_wh OR o.meter <> day.meter OR c.meter <> day.meter",
-        "a border that is not its neighbour's": "SELECT id FROM (SELECT id, opening, lag(closing) OVER"
-        " (PARTITION BY meter ORDER BY day) AS before FROM day) WHERE opening <> before",
+        "a day that begins before its forerunner ends": "SELECT id FROM (SELECT day.id, o.at, lag(c.at) OVER"
+        " (PARTITION BY day.meter ORDER BY day.day) AS before FROM day JOIN border o ON o.id = day.opening"
+        " JOIN border c ON c.id = day.closing) WHERE at < before",
         "a closed day without its outbox rows": "SELECT day.id FROM day WHERE (SELECT count(*) FROM outbox"
-        " WHERE outbox.day = day.id) <> (SELECT count(DISTINCT uplink) FROM outbox)",
+        " WHERE outbox.day = day.id) <> (SELECT count(DISTINCT uplink) FROM outbox WHERE outbox.meter = day.meter)",
     }.items():
         found += [f"{text}: {id}" for (id,) in raw.execute(statement)]
     return found
