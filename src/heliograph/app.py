@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
+
 from heliograph import __version__, library, settings
 from heliograph.clock import SystemClock
 from heliograph.core.daylight import Position
@@ -25,6 +27,8 @@ from heliograph.work.close_days import Rules
 if TYPE_CHECKING:
     from heliograph.store import Store
     from heliograph.uplink import tokens
+
+log = structlog.get_logger()
 
 DIALECT_KEYS = (
     "path_single",
@@ -94,8 +98,7 @@ class App:
     @contextmanager
     def writer(self) -> Iterator[Store]:
         """The store, for the one process that may write it: held by a lock for as long as it is open."""
-        from heliograph.store import Store
-        from heliograph.store.copies import sweep
+        from heliograph.store import copies
 
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -113,13 +116,22 @@ class App:
                     f"another heliograph is running on {self.data_dir}",
                     hint="Ask it instead (heliograph status), or stop it: systemctl stop heliograph",
                 ) from error
-            sweep(self.data_dir)
-            store = Store.writer(self.data_dir)
+            copies.sweep(self.data_dir)
+            store, loss = copies.open_checked(self.data_dir, self.clock.now())
+            suspect = False
             try:
+                if loss is not None:
+                    log.error("store_lost", what=str(loss), hint="heliograph status says what is waited for.")
                 self._introduce(store)
+                copies.mark(self.data_dir, "open")
                 yield store
+            except StoreError:
+                suspect = True  # whatever it was, the next start looks closely
+                raise
             finally:
                 store.close()
+                if not suspect:
+                    copies.unmark(self.data_dir)
         finally:
             os.close(handle)
 
@@ -128,6 +140,13 @@ class App:
         from heliograph.store.copies import copy_whole, target_of
 
         return copy_whole(self.data_dir, target_of(self.data_dir, path, self.clock.now())).as_json()
+
+    def copy_ledger(self) -> dict[str, Any] | None:
+        """The copy the gateway makes by itself, when one is due."""
+        from heliograph.store import copies
+
+        now = self.clock.now()
+        return copies.copy_ledger(self.data_dir, now).as_json() if copies.due(self.data_dir, now) else None
 
     def _introduce(self, store: Store) -> None:
         """Tells the store which site, boot, maps and meters there are, and queues days an added uplink has missed."""

@@ -30,6 +30,7 @@ from heliograph.work.health import Live, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import prune
 from heliograph.work.reconcile import compare, reconcile
+from heliograph.work.recover import Recovery
 from heliograph.work.witness import witness
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ WITNESS_EVERY = timedelta(minutes=5)
 ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
 PRUNE_EVERY = timedelta(hours=1)
+COPY_LOOK = timedelta(hours=1)
 # Least real time between two runs of a job, for rehearsals whose clock runs fast.
 SHORTEST = 0.05
 STOP_WITHIN = 4.0
@@ -61,6 +63,7 @@ class Daemon:
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
         self.paces = {uplink.name: Pace(app.per_minute(uplink.name)) for uplink in self.uplinks}
+        self.recovery = Recovery(app.meters, app.rules)
         self._beats: dict[str, float] = {}
         self._scheduler = BackgroundScheduler(
             executors={
@@ -89,6 +92,7 @@ class Daemon:
         # The first one at once: an installer wants the key's fingerprint before leaving the roof.
         self._add("attest", ATTEST_EVERY, self._attest, later=self.store.chain.last_checkpoint() is not None)
         self._add("prune", PRUNE_EVERY, self._prune, later=True)
+        self._add("copy", COPY_LOOK, self._copy, later=True)
         self._scheduler.start()
         threading.Thread(target=self._mind_the_clock, name="clock", daemon=True).start()
         log.info(
@@ -134,10 +138,13 @@ class Daemon:
         poll(line, self.store, self.app.clock, self.app.rules.zone, self.live, self.stopping.is_set)
 
     def _close(self) -> None:
-        close_days(self.app.meters, self.store, self.app.clock, self.app.rules)
+        self.live.recovery = self.recovery.settle(self.store, self.app.clock)
+        meters = [meter for meter in self.app.meters if meter.id not in self.live.recovery]
+        close_days(meters, self.store, self.app.clock, self.app.rules)
 
     def _deliver(self, uplink: Uplink) -> None:
         pace = self.paces[uplink.name]
+        self.recovery.ask(uplink, self.store, self.app.clock, pace)
         deliver(uplink, self.store, self.app.clock, pace, random.random)
         now = self.app.clock.now()
         paused = pace.paused_until is not None and now < pace.paused_until
@@ -169,6 +176,11 @@ class Daemon:
     def _prune(self) -> None:
         retention = self.app.config.settings.retention
         prune(self.store, self.app.clock, retention.fine, retention.hourly)
+
+    def _copy(self) -> None:
+        # On an untrusted clock nobody knows which copy is the newest.
+        if self.app.clock.trusted() and (made := self.app.copy_ledger()) is not None:
+            log.info("copied", path=made["path"], bytes=made["bytes"], last_day=made["last_day"])
 
     def answer(self, path: str, wish: Any = None) -> Any:
         """What the control socket says; with a `wish`, what it does."""

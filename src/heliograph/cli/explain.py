@@ -43,6 +43,8 @@ def command(meter: str, day: str, config: Path | None, as_json: bool) -> int:
         click.echo(f"  meter serial {found['serial']}")
     for title, key in (("start", "opening"), ("end", "closing")):
         _border(title, found[key])
+    for text in found["recovered"]:
+        click.echo(f"  recovered after a restore: {text}")
     for seam in found["seams"]:
         click.echo(f"  seam: {seam}")
     samples = found["samples"]

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from heliograph.core.daylight import Position, light
 
-Method = Literal["start", "read", "still", "split", "daylight", "carry"]
+Method = Literal["start", "read", "still", "split", "daylight", "carry", "platform"]
 OnGap = Literal["hold", "split", "carry"]
 
 # What each method means, in the words `explain` prints.
@@ -28,7 +28,9 @@ METHODS: dict[Method, str] = {
         "(estimated split)"
     ),
     "carry": "no reading near midnight: the energy of the gap was carried to the later day (estimated split)",
+    "platform": "the readings were lost with a damaged store: derived from what a platform holds of this day",
 }
+# "platform" is none of these: it is the border the day was closed and delivered with, and split as it was split then.
 ESTIMATED: frozenset[Method] = frozenset({"split", "daylight", "carry"})
 
 
@@ -143,6 +145,13 @@ def days_between(first: datetime, last: datetime, zone: ZoneInfo) -> Iterator[da
         if start_of(day, zone) < end_of(day, zone):
             yield day
         day += timedelta(days=1)
+
+
+def base(before: Index, opening: Border) -> Index:
+    """Where a gap begins: the last reading, or an opening border that is known better than by readings."""
+    if opening.method == "platform" and before.at < opening.at:
+        return Index(opening.at, opening.index_wh, before.reading)
+    return before
 
 
 def border(

@@ -45,6 +45,11 @@ class DayRow:
     claim: int | None = None
     """The request it went with last; rows of one claim shared one request."""
 
+    @property
+    def doubted(self) -> bool:
+        """It came out of a restored copy: it may have been sent by a request that this store never knew."""
+        return self.state == "unclear" and self.claim is None
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:

@@ -29,6 +29,10 @@ class Store:
         self.outbox = Outbox(connection, self.readings, self.journal, self.chain)
         self.days = Days(connection, self.readings, self.outbox, self.journal, self.seams, self.chain)
 
+    @property
+    def folder(self) -> Path:
+        return self._connection.folder
+
     @classmethod
     def writer(cls, data_dir: Path) -> Store:
         """The one writer; the caller holds the lock of `data_dir`."""

@@ -60,6 +60,10 @@ class Connection:
             raise StoreError(f"cannot use {path}: {error}", hint=hint) from error
         return cls(database)
 
+    @property
+    def folder(self) -> Path:
+        return Path(self.all("PRAGMA database_list")[0]["file"]).parent
+
     def close(self) -> None:
         with self.lock:
             self._database.close()

@@ -1,23 +1,46 @@
-"""Verified copies of the store."""
+"""Verified copies of the store, and what is done at a start that follows an unclean end.
+
+Copies made by the gateway itself hold the ledger: everything but the samples no border rests on. They are a small part
+of the store, and a restored one is completed from the meters and the platforms (work/recover.py).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import date, datetime
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlite_utils import Database
+
 from heliograph.core.errors import StoreError, UsageError
-from heliograph.store.connection import FILE
+from heliograph.store import Store
+from heliograph.store.chain import Chain
+from heliograph.store.connection import FILE, Connection, micros
+from heliograph.store.outbox import RECOVERY, newest_claim, note_claim
 from heliograph.store.schema import migrations
 
 COPIES = "copies"
+QUARANTINE = "quarantine"
 PARTIAL = ".partial"
+LEDGER = "-ledger.db"
+# There while a store is open: who finds it at the start knows that the last run did not end by itself.
+RUNNING = "running"
+# Copies the gateway makes by itself: at most this much on the average, and so many are kept.
+BYTES_A_DAY = 5_000_000
+KEPT = 2
+# Events beyond the newest that a ledger copy keeps, for they explain figures.
+EVIDENCE = ("recovered", "restored", "released", "swap", "reset", "rollover")
+EVENTS = 2000
+NO_STORE = "there is no store in it"
 
 # The same fact stands in several places; a byte that turned over in one of them shows here. Each query finds rows that
 # cannot be. (What rests in one place only, such as the text of an event, is beyond them.)
@@ -76,16 +99,28 @@ def fault(database: sqlite3.Connection, *, thorough: bool) -> str:
     if said != ["ok"]:
         return said[0]
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'reading'").fetchone() is None:
-        return "there is no store in it"
+        return NO_STORE
     applied = {name for (name,) in database.execute("SELECT name FROM _sqlite_migrations")}
     if unknown := sorted(applied - {migration.name for migration in migrations._migrations}):
         return f"a newer Heliograph wrote it (schema {unknown[-1]})"
+    if len(applied) == len(migrations._migrations) and (gone := _columns() - _columns(database)):
+        return f"table {min(gone)[0]} is not what it should be"
     for what, query in CONTRADICTIONS.items():
         if (row := database.execute(query + " LIMIT 1").fetchone()) is not None:
             return f"{what} ({row[0]})"
     if (row := database.execute("PRAGMA foreign_key_check").fetchone()) is not None:
         return f"{row[0]} {row[1]} names a row of {row[2]} that is not there"
     return ""
+
+
+def _columns(database: sqlite3.Connection | None = None) -> set[tuple[str, str, str]]:
+    """Table, name and type of every column: of a store, or as they must be."""
+    if database is None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+            migrations.apply(Database(fresh))
+            return _columns(fresh)
+    query = "SELECT m.name, c.name, c.type FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+    return {(table, name, type) for table, name, type in database.execute(query) if not table.startswith("sqlite_")}
 
 
 def verified(path: Path) -> Copy:
@@ -117,20 +152,118 @@ def target_of(data_dir: Path, wish: Path | None, now: datetime) -> Path:
 
 def copy_whole(data_dir: Path, target: Path) -> Copy:
     """The whole store as it is now, beside a running writer or without one, checked before it gets its name."""
+
+    def write(partial: Path) -> None:
+        # A connection of its own, read-only: the writer goes on meanwhile.
+        with contextlib.closing(sqlite3.connect(_read_only(data_dir / FILE), uri=True, timeout=10)) as source:
+            source.execute("VACUUM INTO ?", [str(partial)])
+
+    return _placed(data_dir, target, write)
+
+
+def copy_ledger(data_dir: Path, now: datetime) -> Copy:
+    """The ledger as it is now; of the copies made in this way the newest two stay."""
+
+    def write(partial: Path) -> None:
+        with contextlib.closing(sqlite3.connect(partial, isolation_level=None, timeout=10)) as copy:
+            # It has no name yet: if the power fails it is thrown away, so nothing is written twice.
+            for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-8000"):
+                copy.execute(f"PRAGMA {pragma}")
+            copy.execute("ATTACH ? AS live", [_read_only(data_dir / FILE)])
+            copy.execute("BEGIN")
+            _write_ledger(copy)
+            copy.execute("COMMIT")
+
+    made = _placed(data_dir, data_dir / COPIES / f"heliograph-{now:%Y%m%dT%H%M%SZ}{LEDGER}", write)
+    for old in sorted((data_dir / COPIES).glob("heliograph-*" + LEDGER))[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return made
+
+
+def _write_ledger(copy: sqlite3.Connection) -> None:
+    """Every table as it is, but few readings and not all events; triggers and indexes when the rows are there."""
+    made = copy.execute(
+        "SELECT type, name, sql FROM live.sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        " ORDER BY type <> 'table', rowid"
+    ).fetchall()
+    for _, name, sql in [row for row in made if row[0] == "table"]:
+        copy.execute(sql)
+        columns = [row[1] for row in copy.execute(f"PRAGMA live.table_info({name})")]
+        taken, which = ", ".join(columns), ""
+        if name == "reading":
+            # The chain of a meter's readings goes on over those that are left out.
+            taken = taken.replace("prev", "lag(id) OVER (PARTITION BY meter ORDER BY id)", 1)
+            which = f"WHERE id IN ({_kept_readings(copy)}) ORDER BY id"
+        elif name == "event":
+            kinds = ", ".join(f"'{kind}'" for kind in EVIDENCE)
+            which = f"WHERE kind IN ({kinds}) OR id > (SELECT coalesce(max(id), 0) FROM live.event) - {EVENTS}"
+        copy.execute(f"INSERT INTO main.{name} ({', '.join(columns)}) SELECT {taken} FROM live.{name} {which}")
+    for _, _, sql in [row for row in made if row[0] != "table"]:
+        copy.execute(sql)
+
+
+def _kept_readings(copy: sqlite3.Connection) -> str:
+    """What borders rest on, each meter's newest reading and its newest believed one."""
+    kept = (
+        "SELECT before FROM live.border UNION SELECT after FROM live.border WHERE after NOT NULL"
+        " UNION SELECT last FROM live.meter WHERE last NOT NULL"
+        " UNION SELECT id FROM (WITH RECURSIVE back (id, prev, good) AS ("
+        "SELECT id, prev, {good} FROM live.reading WHERE id IN (SELECT last FROM live.meter)"
+        " UNION ALL SELECT r.id, r.prev, {good} FROM back JOIN live.reading r ON r.id = back.prev WHERE NOT back.good)"
+        " SELECT id FROM back WHERE good)"
+    )
+    good = "index_wh NOT NULL AND trusted > 0 AND (doubt = '' OR seam NOT NULL)"
+    kept = kept.format(good=good)
+    fresh = "SELECT id FROM live.meter WHERE id NOT IN (SELECT meter FROM live.border)"
+    if copy.execute(fresh + " LIMIT 1").fetchone() is not None:
+        # A meter that is not commissioned yet begins at its first believed reading.
+        kept += f" UNION SELECT min(id) FROM live.reading WHERE meter IN ({fresh}) AND {good} GROUP BY meter"
+    return kept
+
+
+def due(data_dir: Path, now: datetime) -> bool:
+    """Whether the next copy of the ledger is due: daily, and less often once it is larger than a day's share."""
+    made = sorted((data_dir / COPIES).glob("heliograph-*" + LEDGER))
+    if not made:
+        return True
+    try:
+        at = datetime.strptime(made[-1].name.split("-")[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return True
+    return not at <= now < at + every(made[-1].stat().st_size)
+
+
+def every(size: int) -> timedelta:
+    """How often a ledger of so many bytes is copied."""
+    return max(timedelta(days=1), timedelta(days=1) * size / BYTES_A_DAY)
+
+
+def _placed(data_dir: Path, target: Path, write: Callable[[Path], None]) -> Copy:
+    """What is written gets its name when it has been verified and is on the card."""
     hint = "The service may write only below data_dir: leave PATH out, and copy the file on from there."
+    partial = target.with_name(target.name + PARTIAL)
     try:
         if target.parent == data_dir / COPIES:
             target.parent.mkdir(mode=0o700, exist_ok=True)
         if target.exists():
             raise UsageError(f"{target} exists already", hint="Name another file, or a directory.")
-        with in_place(target) as partial:
-            # A connection of its own, read-only: the writer goes on meanwhile.
-            source = sqlite3.connect(f"file:{data_dir / FILE}?mode=ro", uri=True, timeout=10)
-            with contextlib.closing(source):
-                source.execute("VACUUM INTO ?", [str(partial)])
-        return verified(target)
+        partial.unlink(missing_ok=True)
+        try:
+            write(partial)
+            partial.chmod(0o600)
+            found = verified(partial)
+            flush(partial)
+            partial.rename(target)
+            flush(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"no copy could be made at {target}: {error}", hint=hint) from error
+    return replace(found, path=target)
+
+
+def _read_only(path: Path) -> str:
+    return f"file:{path}?mode=ro"
 
 
 def sweep(data_dir: Path) -> None:
@@ -140,22 +273,6 @@ def sweep(data_dir: Path) -> None:
             left.unlink()
 
 
-@contextlib.contextmanager
-def in_place(target: Path) -> Iterator[Path]:
-    """A temporary name beside the target; what is written there is verified and on the card before it is renamed."""
-    partial = target.with_name(target.name + PARTIAL)
-    partial.unlink(missing_ok=True)
-    try:
-        yield partial
-        partial.chmod(0o600)
-        verified(partial)
-        flush(partial)
-        partial.rename(target)
-        flush(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def flush(path: Path) -> None:
     """A file's content, or a directory's names, on the card."""
     handle = os.open(path, os.O_RDONLY)
@@ -163,3 +280,206 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# At the start
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The store may not know all that was sent from here."""
+
+    cause: str
+    copy: str = ""
+    """The copy that took the place of the damaged file; '': none was there, or none was needed."""
+    quarantine: str = ""
+    """Where the damaged file is now."""
+    empty: bool = False
+    """It was begun anew."""
+
+    def __str__(self) -> str:
+        then = f"; {self.copy} was put in its place" if self.copy else ""
+        if self.empty:
+            then = "; no copy was there, so it was begun anew"
+        return self.cause + then + (f"; the file is in {self.quarantine}" if self.quarantine else "")
+
+
+def loss(record: Mapping[str, Any]) -> Loss:
+    """As it was noted in the store."""
+    return Loss(record["cause"], record["copy"], record["quarantine"], record["empty"])
+
+
+def quarantined(data_dir: Path) -> list[Path]:
+    """Damaged stores that were moved away, oldest first. They stay until a person takes them."""
+    return sorted(path for path in (data_dir / QUARANTINE).glob("*") if path.is_dir())
+
+
+# What SQLite says of a file that is damaged; everything else (no right, no space, busy) is not the file's fault.
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether it says that the file is damaged or a part of it cannot be read."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        # Text that is no UTF-8, or what Python's own layer cannot make sense of.
+        return isinstance(error, UnicodeDecodeError) or (isinstance(error, sqlite3.Error) and "UTF-8" in str(error))
+    return code & 0xFF in DAMAGED or code in UNREADABLE
+
+
+def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None]:
+    """The store for its one writer. After an unclean end all of it is looked at first; what is damaged goes into
+    quarantine, and the newest copy that verifies takes its place.
+    """
+    known = newest_claim(data_dir)
+    cause = _damage(data_dir)
+    if not cause and not _something(data_dir / FILE) and (known != 0 or any(_copies(data_dir))):
+        cause = "there is no store any more"
+    loss = replace_damaged(data_dir, now, cause) if cause else None
+    mark(data_dir, "opening")
+    try:
+        store = Store.writer(data_dir)
+    except StoreError as error:
+        if not is_damage(error.__cause__):
+            raise
+        loss = replace_damaged(data_dir, now, error.message)
+        store = Store.writer(data_dir)
+    try:
+        if loss is None and (known is None or known > store.outbox.newest_claim()):
+            loss = Loss("requests have left that this store does not know of; an older one was put in its place")
+        if loss is not None and not loss.copy:
+            note_loss(store._connection, loss, now, known)
+        note_claim(data_dir, store.outbox.newest_claim())
+    except BaseException:
+        store.close()
+        raise
+    return store, loss
+
+
+def note_loss(connection: Connection, loss: Loss, now: datetime, known: int | None) -> None:
+    """Nothing that may have left since may leave again: every row without a final answer becomes unclear.
+
+    The rows lose their claims, so that the usual reading back passes them by; work/recover.py settles them.
+    """
+    with connection.writing():
+        connection.execute(
+            "UPDATE outbox SET state = 'unclear', claim = NULL, process_id = NULL, rule = 'restored', answer = ?,"
+            " changed = ? WHERE state IN ('due', 'unclear', 'accepted')",
+            ("it may have been sent after this copy was made; the platform is asked", micros(now)),
+        )
+        if known:
+            # Requests up to this number have left, and are not in this store.
+            connection.execute(
+                "INSERT OR IGNORE INTO claim (id, uplink, at, path, body, rows) VALUES (?, '', ?, 'restored', ?, 0)",
+                (known, micros(now), zlib.compress(b"")),
+            )
+        record = {**asdict(loss), "found": micros(now), "at": None, "done": []}
+        connection.execute("INSERT OR REPLACE INTO learned VALUES (?, ?)", (RECOVERY, json.dumps(record)))
+        connection.execute(
+            "INSERT INTO event (at, kind, subject, text) VALUES (?, 'restored', 'store', ?)",
+            (micros(now), str(loss)[:500]),
+        )
+        Chain(connection).append("restored", now, {**asdict(loss), "known_request": known})
+
+
+def _something(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _copies(data_dir: Path) -> list[Path]:
+    """Newest first, by their names."""
+    return sorted((data_dir / COPIES).glob("heliograph-*.db"), reverse=True)
+
+
+def _damage(data_dir: Path) -> str:
+    path, marker = data_dir / FILE, data_dir / RUNNING
+    if not marker.exists():
+        return ""
+    try:
+        opened = marker.read_text(encoding="ascii").strip() == "open"
+        if not _something(path):
+            return "the store is empty" if opened else ""
+        with path.open("rb") as file:
+            versions = file.read(20)[18:]
+        if versions not in (b"\1\1", b"\2\2"):  # SQLite would open it read-only, or without its journal
+            return "the header of the store is damaged"
+        with contextlib.closing(sqlite3.connect(_read_only(path), uri=True, timeout=10)) as database:
+            wrong = fault(database, thorough=False)
+        return wrong if opened or wrong != NO_STORE else ""
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # A plain "error" is a statement that the schema does not allow: the schema is not ours any more.
+        if is_damage(error) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+            return f"the store cannot be read: {error}"
+        raise StoreError(
+            f"{path} could not be checked: {error}", hint="Look at the system log: card, space."
+        ) from error
+    except OSError as error:
+        return f"the store cannot be read: {error.strerror}"
+
+
+def replace_damaged(data_dir: Path, now: datetime, cause: str) -> Loss:
+    """Moves the store away, never deletes it, and puts the newest copy that verifies in its place."""
+    quarantine = _into_quarantine(data_dir, now)
+    for copy in _copies(data_dir):
+        try:
+            verified(copy)
+        except StoreError as error:
+            cause += f"; {error.message}"
+            continue
+        loss = Loss(cause, copy.name, quarantine)
+        fresh = data_dir / (FILE + PARTIAL)
+        try:
+            for name in (fresh, *(fresh.with_name(fresh.name + end) for end in ("-wal", "-shm"))):
+                name.unlink(missing_ok=True)
+            shutil.copyfile(copy, fresh)
+            fresh.chmod(0o600)
+            connection = Connection.open(fresh, write=True)
+            try:
+                # Before it has its name: whatever happens from here on, nothing in it is sent blindly.
+                note_loss(connection, loss, now, newest_claim(data_dir))
+            finally:
+                connection.close()
+            flush(fresh)
+            fresh.rename(data_dir / FILE)
+            flush(data_dir)
+        except OSError as error:
+            hint = "Free some space on the card, or mount it writable; the copies are untouched."
+            raise StoreError(f"{copy.name} could not be put in place: {error.strerror}", hint=hint) from error
+        return loss
+    return Loss(cause, quarantine=quarantine, empty=True)
+
+
+def _into_quarantine(data_dir: Path, now: datetime) -> str:
+    files = [path for path in (data_dir / (FILE + end) for end in ("", "-wal", "-shm")) if path.exists()]
+    if not files:
+        return ""
+    try:
+        for number in range(1000):
+            place = data_dir / QUARANTINE / (f"{now:%Y%m%dT%H%M%SZ}" + (f"-{number}" if number else ""))
+            if not place.exists():
+                break
+        place.mkdir(mode=0o700, parents=True)
+        for path in files:
+            path.rename(place / path.name)
+        flush(place)
+        flush(data_dir)
+    except OSError as error:
+        raise StoreError(
+            f"the damaged store could not be moved to {data_dir / QUARANTINE}: {error.strerror}",
+            hint="Mount the card writable, or replace it.",
+        ) from error
+    return str(place.relative_to(data_dir))
+
+
+def mark(data_dir: Path, text: str) -> None:
+    """Says on the card that a store is being opened, or is open."""
+    path = data_dir / RUNNING
+    path.write_text(text + "\n", encoding="ascii")
+    flush(path)
+    flush(data_dir)
+
+
+def unmark(data_dir: Path) -> None:
+    (data_dir / RUNNING).unlink(missing_ok=True)
+    flush(data_dir)

@@ -29,6 +29,13 @@ class Journal:
                 (micros(at), kind, subject, text[:500]),
             )
 
+    def about(self, kind: str, subject: str) -> list[dict[str, Any]]:
+        """Oldest first."""
+        rows = self._db.all(
+            "SELECT at, kind, subject, text FROM event WHERE kind = ? AND subject = ? ORDER BY id", [kind, subject]
+        )
+        return [{**row, "at": moment(row["at"])} for row in rows]
+
     def events(self, limit: int = 50) -> list[dict[str, Any]]:
         rows = self._db.all("SELECT at, kind, subject, text FROM event ORDER BY id DESC LIMIT ?", [limit])
         return [{**row, "at": moment(row["at"])} for row in rows]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from itertools import groupby
+from pathlib import Path
 from typing import Any, cast
 
 from heliograph.core import chain as links
@@ -20,6 +22,35 @@ from heliograph.store.readings import Readings
 
 # What an answer settled, for the time being or for ever; to be due or unclear again proves nothing.
 PROVEN: frozenset[State] = frozenset({"accepted", "confirmed", "rejected", "held"})
+# In `learned`: a store that may not know all that was sent, until it is settled (store/copies.py, work/recover.py).
+RECOVERY = "recovery"
+# Beside the store: the number of the newest request that was about to leave. A store that does not know that number is
+# older than what was sent.
+CLAIMED = "claimed"
+
+
+def newest_claim(data_dir: Path) -> int | None:
+    """What stands beside the store; 0: nothing, None: it cannot be read."""
+    try:
+        return int((data_dir / CLAIMED).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError):
+        return None
+
+
+def note_claim(data_dir: Path, number: int) -> None:
+    """On the card when it returns; written in place, so that it takes one flush."""
+    try:
+        handle = os.open(data_dir / CLAIMED, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(handle, f"{number:020d}\n".encode(), 0)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        hint = "Check the card: free space, read-only, errors in the system log."
+        raise StoreError(f"{data_dir / CLAIMED} could not be written: {error.strerror}", hint=hint) from error
 
 
 class Outbox:
@@ -31,16 +62,21 @@ class Outbox:
 
     def queue(self, meter: str, report: Report, now: datetime) -> int:
         """Rows for closed days of a meter that have none yet: a day just closed, or all when an uplink is added."""
+        known = self._journal.learned(RECOVERY)
+        # Up to a restore a day may have been sent by the store that was lost.
+        doubted = -1 if known is None else micros(now) if known["at"] is None else known["at"]
         with self._db.writing():
             cursor = self._db.execute(
                 "INSERT INTO outbox (uplink, day, meter, date, remote_id, state, due, changed)"
-                " SELECT ?, day.id, day.meter, day.day, ?, 'due', border.at + ?, ? FROM day"
+                " SELECT ?, day.id, day.meter, day.day, ?, CASE WHEN border.at <= ? THEN 'unclear' ELSE 'due' END,"
+                " border.at + ?, ? FROM day"
                 " JOIN border ON border.id = day.closing WHERE day.meter = ? AND NOT EXISTS"
                 " (SELECT 1 FROM outbox WHERE uplink = ? AND outbox.day = day.id)"
                 " ORDER BY day.day",
                 (
                     report.uplink,
                     report.remote_id,
+                    doubted,
                     report.offset // timedelta(microseconds=1),
                     micros(now),
                     self._readings.meter_id(meter),
@@ -147,7 +183,20 @@ class Outbox:
                 )
                 if changed.rowcount != 1:
                     raise StoreError(f"{row.meter} {row.day} was claimed twice", hint="Report this; nothing was sent.")
+        note_claim(self._db.folder, claim)
         return claim
+
+    def newest_claim(self) -> int:
+        return cast(int, self._db.all("SELECT coalesce(max(id), 0) AS id FROM claim")[0]["id"])
+
+    def unconfirmed(self, uplink: str, meter: str) -> list[DayRow]:
+        """Rows of a meter without a final answer, in order of days."""
+        rows = self._db.all(
+            self._ROW + " WHERE outbox.uplink = ? AND meter.name = ? AND outbox.state <> 'confirmed'"
+            " ORDER BY outbox.date",
+            [uplink, meter],
+        )
+        return [self._row(row) for row in rows]
 
     def settle(self, verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime) -> None:
         """What answers meant for rows: (row id, verdict, when to look or try again)."""

@@ -190,7 +190,7 @@ def _split(meter: Meter, span: Sequence[date], opening: Border, split: Split, st
                 raise UsageError(f"{meter.id}: no reading before {end:%Y-%m-%d %H:%M} UTC", hint="heliograph days")
             found = daily.border(
                 end,
-                before,
+                daily.base(before, opening),
                 after,
                 opening,
                 cadence=meter.cadence,

@@ -51,7 +51,7 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
     """Closes the next day of a meter, or holds the next few; False when nothing can be decided yet."""
     opening = store.days.last_border(meter.id)
     if opening is None:
-        return _commission(meter, store, now)
+        return commission(meter, store, now)
     held: list[tuple[Held, Gap]] = []
     seams = store.seams.all(meter.id)
     for day in daily.days_between(opening.at, now - rules.after, rules.zone):
@@ -61,7 +61,7 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
             return False
         found = daily.border(
             end,
-            before,
+            daily.base(before, opening),
             after,
             opening,
             cadence=meter.cadence,
@@ -114,7 +114,7 @@ def estimated_wh(day: Day, store: Store, seams: Sequence[Seam]) -> int:
     return daily.estimated_wh(day, index_of)
 
 
-def _commission(meter: Meter, store: Store, now: datetime) -> bool:
+def commission(meter: Meter, store: Store, now: datetime) -> bool:
     """The first good reading opens the first day; what the counter showed before it is not ours."""
     first = store.readings.first_good(meter.id)
     if first is None or first.index_wh is None or first.id is None:

@@ -45,6 +45,7 @@ def explain(meter: Meter, day: date, store: Store) -> dict[str, Any]:
         "software": facts.get("software"),
         "opening": _border(opening, meter, store),
         "closing": _border(closing, meter, store),
+        "recovered": [event["text"] for event in store.journal.about("recovered", f"{meter.id} {day}")],
         "seams": [str(seam) for seam in store.seams.all(meter.id) if opening.at < seam.at <= closing.at],
         "samples": _samples(closed, meter, store),
         "submissions": _submissions(meter, day, store),

@@ -14,6 +14,8 @@ from heliograph.core.ledger import continuous
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
+from heliograph.store.copies import loss, quarantined
+from heliograph.store.outbox import RECOVERY
 from heliograph.work.close_days import Rules
 
 MeterState = Literal["ok", "stale", "doubtful", "never read"]
@@ -98,6 +100,8 @@ class Live:
     pauses: dict[str, str] = field(default_factory=dict)
     clock: str = ""
     """What a second witness says against the clock."""
+    recovery: dict[str, str] = field(default_factory=dict)
+    """Meters of which no day is closed after a restore, and why."""
 
 
 def health(
@@ -125,7 +129,10 @@ def health(
         len(held) - len(waiting),
         _proof(store),
         {name: asdict(counters) for name, counters in (live.buses if live else {}).items()},
-        tuple(_alarms(shown, uplinks, len(waiting), trusted, live.clock if live else "")),
+        (
+            *_losses(store, live),
+            *_alarms(shown, uplinks, len(waiting), trusted, live.clock if live else ""),
+        ),
     )
 
 
@@ -190,6 +197,20 @@ def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None)
         pause or (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
         trouble["remedy"] if trouble else "",
     )
+
+
+def _losses(store: Store, live: Live | None) -> list[str]:
+    """A store that was damaged: for as long as days wait for it, and until somebody has taken the damaged file away."""
+    found = []
+    if kept := quarantined(store.folder):
+        lost = store.journal.learned(RECOVERY)
+        what = str(loss(lost)) if lost is not None else "damaged stores were moved away"
+        found.append(
+            f"{what}. Look at the card (system log), then move {kept[-1]} to another computer; {len(kept)} kept there."
+        )
+    for meter, reason in (live.recovery if live else {}).items():
+        found.append(f"{meter}: no day is closed after the restore: {reason}")
+    return found
 
 
 def _alarms(

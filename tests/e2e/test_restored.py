@@ -1,0 +1,204 @@
+"""The store dies between a meter that counts on and platforms that remember; a copy takes its place.
+
+The daemon's own jobs on a clock that is moved by hand, a simulated meter's counter and both stand-in platforms.
+HELIOGRAPH_RESTORES=200 pytest tests/e2e/test_restored.py runs that many random lives instead of a few.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from heliograph import app, library
+from heliograph.core import daily
+from heliograph.core.readings import Moment, Reading
+from heliograph.daemon import Daemon
+from heliograph.rehearsal.demo import ZONE
+from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.sandbox import Sandbox
+from heliograph.rehearsal.sun import Sky
+from heliograph.store import Store, copies
+from heliograph.store.connection import FILE
+from heliograph.work.explain import explain
+from tests.fakes import FakeClock
+
+LIVES = int(os.environ.get("HELIOGRAPH_RESTORES", "6"))
+FIRST = date(2026, 3, 13)
+CONFIG = """
+[site]
+id = "restored"
+timezone = "{zone}"
+data_dir = "{folder}/data"
+[[bus]]
+id = "lan"
+url = "{bus}"
+every = "1h"
+store_every = "1h"
+timeout = "500ms"
+[[meter]]
+id = "roof"
+bus = "lan"
+map = "eastron-sdm630"
+rated_kw = 50
+report_as = {{ {reports} }}
+{uplinks}
+"""
+UPLINKS = {
+    "redex": '[uplink.redex]\nbase_url = "{platform}"\nspread = "0s"\nper_minute = 60\n'
+    'token = {{ file = "{folder}/token" }}\n',
+    "drec": '[uplink.drec]\nbase_url = "{platform}/api"\nspread = "0s"\nper_minute = 60\n'
+    'token = {{ file = "{folder}/token" }}\n',
+}
+REMOTE = {"redex": "STR1", "drec": "roof"}
+
+
+class Site:
+    """A site whose hours pass when they are told to."""
+
+    def __init__(self, folder: Path, uplinks: tuple[str, ...], seed: int, stack: ExitStack, kw: float = 30) -> None:
+        self.folder, self.uplinks = folder, uplinks
+        self.clock = FakeClock(daily.start_of(FIRST, ZONE) + timedelta(hours=3))
+        self.meter = SimulatedMeter(
+            library.load("eastron-sdm630", local=None).map,
+            clock=self.clock.now,
+            rated_kw=kw,
+            start_export_wh=41_230_700,
+            sky=Sky(zone=ZONE, seed=seed),
+            seed=seed,
+        )
+        (folder / "token").write_text("token")
+        delay = timedelta(minutes=8)
+        self.platform = stack.enter_context(
+            Sandbox(now=self.clock.now, token="token", timezone=ZONE.key, processing_delay=delay)
+        )
+        self.config = folder / "config.toml"
+        reports = ", ".join(f'{name} = "{REMOTE[name]}"' for name in uplinks)
+        blocks = "".join(UPLINKS[name].format(platform=self.platform.url, folder=folder) for name in uplinks)
+        self.config.write_text(
+            CONFIG.format(zone=ZONE.key, folder=folder, bus="tcp://127.0.0.1:9", reports=reports, uplinks=blocks)
+        )
+        self.started = self.clock.now()
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @contextmanager
+    def running(self) -> Iterator[Daemon]:
+        loaded = app.load(self.config, self.clock)
+        with loaded.writer() as store:
+            daemon = Daemon(loaded, store)
+            try:
+                yield daemon
+            finally:
+                for uplink in daemon.uplinks:
+                    uplink.close()
+                for line in daemon.lines:
+                    line.close()
+
+    def run(self, daemon: Daemon, hours: float, *, deliver: bool = True) -> None:
+        until = self.clock.now() + timedelta(hours=hours)
+        while self.clock.now() < until:
+            at = Moment(self.clock.now(), "boot-1", self.clock.up, True)
+            daemon.store.readings.add([Reading("roof", at, self.meter.counted_wh(at.at))])
+            daemon._close()
+            for uplink in daemon.uplinks if deliver else ():
+                daemon._deliver(uplink)
+            self.clock.leap(hours=1)
+
+    def to_midnight(self, daemon: Daemon, hours: float) -> None:
+        """Runs past the next local midnight, up to so many hours after it."""
+        midnight = daily.end_of(daily.day_of(self.clock.now(), ZONE), ZONE)
+        self.run(daemon, (midnight - self.clock.now()).total_seconds() / 3600 + hours)
+
+    def crash(self) -> None:
+        """What a power cut leaves: the mark of a store in use, and a garbled file."""
+        copies.mark(self.data, "open")
+        with (self.data / FILE).open("r+b") as file:
+            file.write(b"\xff" * 4096)
+
+    def check(self, store: Store) -> None:
+        """Platforms hold what was metered, every day once; the ledger holds what the counter moved."""
+        first, last = store.days.first_border("roof"), store.days.last_border("roof")
+        assert first is not None and last is not None
+        closed = store.days.all("roof")
+        held = [entry.day for entry in store.days.held("roof")]
+        assert len({day.day for day in closed} | set(held)) == (last.at - first.at + timedelta(hours=12)).days
+        metered = self.meter.counted_wh(last.at) - self.meter.counted_wh(first.at)
+        assert last.total_wh - first.total_wh == last.index_wh - first.index_wh == metered
+        ours = {day.day: day.period_wh for day in closed}
+        if "redex" in self.uplinks:
+            assert self.platform.stored_wh("redex", "STR1") == ours
+        if "drec" in self.uplinks:
+            assert self.platform.total_wh("drec", "roof") == sum(ours.values())
+        assert not held and sum(ours.values()) == metered > 0
+        assert [str(one) for one in self.platform.violations] == []
+        assert all(set(states) == {"confirmed"} for states in store.outbox.counts().values())
+
+
+BOTH = ("redex", "drec")
+
+
+@pytest.mark.parametrize("uplinks", [BOTH, ("redex",), ("drec",)])
+def test_days_that_were_delivered_get_the_figure_that_was_delivered(tmp_path: Path, uplinks: tuple[str, ...]) -> None:
+    with ExitStack() as stack:
+        site = Site(tmp_path, uplinks, 1, stack)
+        with site.running() as daemon:
+            site.to_midnight(daemon, 12)
+            site.to_midnight(daemon, 0)
+            site.run(daemon, 2, deliver=False)
+            daemon._copy()
+            site.to_midnight(daemon, 12)
+            site.to_midnight(daemon, 12)
+            site.to_midnight(daemon, 12)
+            delivered = {day.day: day.period_wh for day in daemon.store.days.all("roof")}
+        site.crash()
+        site.clock.leap(hours=2)
+        with site.running() as daemon:
+            assert len(daemon.store.days.all("roof")) == 2 and len(delivered) == 5
+            daemon._close()
+            status = daemon.answer("/api/v1/status")
+            assert any("no day is closed after the restore" in alarm for alarm in status["alarms"])
+            site.to_midnight(daemon, 12)
+            site.to_midnight(daemon, 12)
+            site.check(daemon.store)
+            closed = {day.day: day for day in daemon.store.days.all("roof")}
+            assert {day: closed[day].period_wh for day in delivered} == delivered
+            assert [day.closing.method for day in closed.values()] == ["read"] * 2 + ["platform"] * 3 + ["read"] * 2
+            assert not any(day.estimated for day in closed.values())
+            told = explain(daemon.app.meters[0], sorted(closed)[3], daemon.store)
+            assert all(f"{name} holds" in told["recovered"][0] for name in uplinks)
+            assert "a platform holds" in told["closing"]["how"]
+            status = daemon.answer("/api/v1/status")
+            (alarm,) = status["alarms"]
+            assert "was put in its place" in alarm and "quarantine/" in alarm
+        assert [path.name for path in (site.data / "quarantine").glob("*/*")] == [FILE]
+
+
+def test_rows_sent_blindly_after_a_restore_would_be_seen_by_the_platforms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: without the note that a store was lost, the same life goes wrong."""
+    monkeypatch.setattr(copies, "note_loss", lambda *_: None)
+    with ExitStack() as stack:
+        site = Site(tmp_path, BOTH, 1, stack)
+        with site.running() as daemon:
+            site.to_midnight(daemon, 12)
+            site.to_midnight(daemon, 0)
+            site.run(daemon, 2, deliver=False)
+            daemon._copy()
+            for _ in range(3):
+                site.to_midnight(daemon, 12)
+        site.crash()
+        site.clock.leap(hours=2)
+        with site.running() as daemon:
+            site.to_midnight(daemon, 12)
+            site.to_midnight(daemon, 12)
+            assert site.platform.violations
+            with pytest.raises(AssertionError):
+                site.check(daemon.store)
