@@ -91,9 +91,7 @@ class App:
         return seal.sign(self.data_dir / seal.FILE, message)
 
     def reader(self) -> Store:
-        from heliograph.store import Store
-
-        return Store.reader(self.data_dir)
+        return reader(self.data_dir)
 
     @contextmanager
     def writer(self) -> Iterator[Store]:
@@ -195,6 +193,13 @@ class App:
                 for meter, chosen in zip(self.meters, settings.meter, strict=True)
             },
         }
+
+
+def reader(data_dir: Path) -> Store:
+    """A read-only view of a store, also where nothing else of its site is left."""
+    from heliograph.store import Store
+
+    return Store.reader(data_dir)
 
 
 Secrets = Literal["must be there", "if they can be seen", "no"]

@@ -171,7 +171,7 @@ def test_days_that_were_delivered_get_the_figure_that_was_delivered(tmp_path: Pa
             assert {day: closed[day].period_wh for day in delivered} == delivered
             assert [day.closing.method for day in closed.values()] == ["read"] * 2 + ["platform"] * 3 + ["read"] * 2
             assert not any(day.estimated for day in closed.values())
-            told = explain(daemon.app.meters[0], sorted(closed)[3], daemon.store)
+            told = explain("roof", sorted(closed)[3], daemon.store, daemon.app.clock.now(), library.from_texts)
             assert all(f"{name} holds" in told["recovered"][0] for name in uplinks)
             assert "a platform holds" in told["closing"]["how"]
             status = daemon.answer("/api/v1/status")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph import library
 from heliograph.core.errors import UsageError
 from heliograph.core.ledger import Seam, SeamKind
 from heliograph.core.readings import Moment, Reading, Source
@@ -77,8 +78,10 @@ def test_a_recorded_swap_settles_the_doubt_and_the_total_goes_on(store: Store) -
     day = store.days.all()[0]
     # 1.0 -> 5.4 kWh on the old meter, 0.1 -> 3.1 kWh on the new one.
     assert day.period_wh == day.total_wh == 4_400 + 3_000
-    told = explain(METER, day.day, store)
-    assert told["seams"] == ["swap at 2026-03-14 02:00 UTC: 5.400 -> 0.100 kWh, serial ? -> 222"]
+    told = explain("roof", day.day, store, clock.now(), library.from_texts)
+    assert [one["text"] for one in told["seams"]] == [
+        "swap at 2026-03-14 02:00 UTC: 5.400 -> 0.100 kWh, serial ? -> 222"
+    ]
     assert store.readings.serial("roof") == "222"
     seen = health("site", [METER], store, clock, RULES).meters[0]
     assert (seen.total_wh, seen.index_wh) == (7_400, 3_100)

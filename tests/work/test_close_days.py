@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph import library
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.store import Store
 from heliograph.work.close_days import Rules, close_days
@@ -174,10 +175,10 @@ def test_a_figure_is_explained_from_stored_rows(store: Store, clock: FakeClock) 
     read(store, 12, 3, doubt="energy_export fell from 1000 to 3 Wh")
     read(store, 23.99, 2250)
     close(store, clock, 25)
-    found = explain(METER, date(2026, 3, 14), store)
+    found = explain("roof", date(2026, 3, 14), store, clock.now(), library.from_texts)
     assert found["state"] == "closed"
     assert found["formula"].startswith("1.250 kWh = 2.250 - 1.000")
     assert found["closing"]["before"]["source"] == "unit 1, input 0x0048+4"
     assert [one["why"] for one in found["samples"]["excluded"]] == ["energy_export fell from 1000 to 3 Wh"]
     assert [one["state"] for one in found["submissions"]] == ["due"]
-    assert explain(METER, date(2026, 3, 15), store)["state"] == "open"
+    assert explain("roof", date(2026, 3, 15), store, clock.now(), library.from_texts)["state"] == "open"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph import library
 from heliograph.core.errors import StoreError, UsageError
 from heliograph.core.ledger import Seam, continuous
 from heliograph.core.readings import Moment, Reading, Source
@@ -78,8 +79,8 @@ def test_the_first_open_day_takes_the_difference_and_closed_ones_stay(store: Sto
     assert periods(store) == {14: 37_000, 15: 8_900 + 1_500}
     assert store.days.all()[-1].total_wh == 35_500 + 11_900
     assert health("site", [METER], store, clock, RULES).meters[0].total_wh == 35_500 + 11_900
-    told = explain(METER, at(24).date() + timedelta(days=1), store)
-    assert any("correction" in one and "+1.500 kWh" in one for one in told["seams"])
+    told = explain("roof", at(24).date() + timedelta(days=1), store, at(49), library.from_texts)
+    assert any("correction" in one["text"] and "+1.500 kWh" in one["text"] for one in told["seams"])
     assert "correction" in health("site", [METER], store, clock, RULES).meters[0].seam
 
 

@@ -110,7 +110,7 @@ def test_a_restart_is_told_by_its_boot(site: Site, boot: str, cause: str) -> Non
     assert causes(found) in ([(cause, 120)], [(cause, 121)])
     # What the run before had not written yet is all that is missing: five minutes of polls at most.
     assert before is not None and found.good >= before.good + 60 and found.good >= 2 * 60 - 35
-    told = covered(a_meter(), DAY, site.store, RULES, site.clock.now())
+    told = covered("roof", DAY, site.store, RULES.zone, site.clock.now())
     assert told is not None and told["not_asked"] >= 700 and told["gaps"][0]["why"] == CAUSES[found.gaps[0].cause]
     assert told["expected"] == told["good"] + told["not_asked"] and told["longest_gap_s"] >= 7200
 
@@ -139,7 +139,7 @@ def test_a_silence_over_midnights_belongs_to_each_of_its_days(site: Site) -> Non
     assert [causes(day)[0][0] for day in (days[0], third)] == ["power"] * 2
     assert [causes(day)[0][1] for day in (days[0], third)] == pytest.approx([12 * 60 - 10, 10], abs=1)
     assert days[1].good == 0 and days[1].first is None
-    told = covered(a_meter(), DAY + timedelta(days=1), site.store, RULES, site.clock.now())
+    told = covered("roof", DAY + timedelta(days=1), site.store, RULES.zone, site.clock.now())
     assert told is not None and (told["expected"], told["good"], told["not_asked"]) == (8640, 0, 8640)
 
 
@@ -230,7 +230,7 @@ def test_days_of_a_swapped_meter_are_not_counted_twice(site: Site) -> None:
 
 
 def test_nothing_is_said_about_a_day_that_nobody_counted(site: Site) -> None:
-    assert covered(a_meter(), DAY, site.store, RULES, site.clock.now()) is None
+    assert covered("roof", DAY, site.store, RULES.zone, site.clock.now()) is None
 
 
 def test_closing_a_day_needs_no_counts(site: Site) -> None:

@@ -32,11 +32,9 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
     start = a_day(first, today) if first else end - timedelta(days=14)
     name = a_meter(app, meter) if meter else None
     store = app.reader()
-    meters = {one.id: one for one in app.meters}
     seams = {id: store.seams.all(id) for id in store.readings.meters()}
 
     def common(id: str, day: date) -> dict[str, Any]:
-        known = meters.get(id)
         begins, ends = start_of(day, app.rules.zone), end_of(day, app.rules.zone)
         return {
             "seams": [
@@ -44,7 +42,7 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
                 for seam in seams[id]
                 if begins < seam.at <= ends
             ],
-            "coverage": covered(known, day, store, app.rules, app.clock.now()) if known else None,
+            "coverage": covered(id, day, store, app.rules.zone, app.clock.now()),
         }
 
     rows: list[dict[str, Any]] = [

@@ -82,12 +82,16 @@ def a_day(text: str, zone_today: date) -> date:
 
 def a_meter(app: App, name: str) -> str:
     """The id of a configured meter, or an error that names the nearest."""
+    return one_of([meter.id for meter in app.meters], name)
+
+
+def one_of(ids: Sequence[str], name: str) -> str:
+    """The name of a meter that is among these, or an error that names the nearest."""
     import difflib
 
-    ids = [meter.id for meter in app.meters]
     if name not in ids:
         near = difflib.get_close_matches(name, ids, 1)
-        hint = f"Did you mean {near[0]}?" if near else f"Meters: {', '.join(ids)}"
+        hint = f"Did you mean {near[0]}?" if near else f"Meters: {', '.join(ids) or 'none yet'}"
         raise ConfigError(f"there is no meter {name}", hint=hint)
     return name
 

@@ -11,6 +11,7 @@ from heliograph.core.errors import StoreError
 from heliograph.store.chain import Chain
 from heliograph.store.connection import FILE, Connection
 from heliograph.store.days import Days
+from heliograph.store.evidence import Evidence
 from heliograph.store.journal import Journal
 from heliograph.store.outbox import Outbox
 from heliograph.store.readings import Readings
@@ -28,6 +29,7 @@ class Store:
         self.seams = Seams(connection, self.readings, self.journal, self.chain)
         self.outbox = Outbox(connection, self.readings, self.journal, self.chain)
         self.days = Days(connection, self.readings, self.outbox, self.journal, self.seams, self.chain)
+        self.evidence = Evidence(connection)
 
     @property
     def folder(self) -> Path:

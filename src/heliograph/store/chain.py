@@ -53,6 +53,11 @@ class Chain:
         )
         return Entry(row["seq"], row["body"].encode(), row["hash"]) if row else None
 
+    def configurations(self) -> list[Entry]:
+        """All of them, oldest first."""
+        rows = self._db.all("SELECT seq, body, hash FROM chain WHERE kind = 'config' ORDER BY seq")
+        return [Entry(row["seq"], row["body"].encode(), row["hash"]) for row in rows]
+
     def configure(self, content: Mapping[str, Any], at: datetime) -> None:
         """An entry where the configuration, a map or the software is another one than before."""
         last = self.configured()

@@ -65,10 +65,6 @@ class Readings:
         with self._db.writing():
             self._db.execute("INSERT OR IGNORE INTO map (digest, name, text) VALUES (?, ?, ?)", [digest, name, text])
 
-    def maps(self) -> dict[str, tuple[str, str]]:
-        """Name and text of every map that was ever used, by digest."""
-        return {row["digest"]: (row["name"], row["text"]) for row in self._db.all("SELECT * FROM map ORDER BY id")}
-
     def know_meter(self, name: str, production: str) -> None:
         known = self._db.one("SELECT production FROM meter WHERE name = ?", [name])
         if known is not None and known["production"] != production:

@@ -21,7 +21,6 @@ from heliograph.core.errors import BusError, BusRefused, BusTimeout, BusUnreacha
 from heliograph.core.readings import Moment, Reading
 from heliograph.core.site import Meter
 from heliograph.store import Store
-from heliograph.work.close_days import Rules
 
 WRITE_EVERY = 300.0
 """Seconds between two writes of the counts: one more page on the card each time, 288 a day."""
@@ -239,16 +238,16 @@ def _never_dated(meter: str, boot_id: str, store: Store) -> bool:
     return False
 
 
-def covered(meter: Meter, day: date, store: Store, rules: Rules, now: datetime) -> dict[str, Any] | None:
+def covered(meter: str, day: date, store: Store, zone: ZoneInfo, now: datetime) -> dict[str, Any] | None:
     """How well a meter was read on a day, as people and scripts see it; None where nothing was counted.
 
     Of the day of commissioning what lies behind the first reading is expected, of today what is over.
     """
-    found = store.days.coverage(meter.id, day)
+    found = store.days.coverage(meter, day)
     if found is None:
         return None
-    start, end = daily.start_of(day, rules.zone), min(daily.end_of(day, rules.zone), now)
-    begun = store.days.first_border(meter.id)
+    start, end = daily.start_of(day, zone), min(daily.end_of(day, zone), now)
+    begun = store.days.first_border(meter)
     if begun is not None and begun.at > start:
         start = min(begun.at, end)
     expected = found.expected(start, end)

@@ -47,7 +47,7 @@ def pack(
         "head": end.hash.hex(),
         "made_at": told(now),
     }
-    for digest, (name, text) in store.readings.maps().items():
+    for digest, (name, text) in store.evidence.maps().items():
         yield canonical({"kind": "map", "digest": digest, "name": name, "text": text})
     signed = {one.seq: one for one in store.chain.checkpoints(begin, end.seq)}
     shown: set[str] = set()
