@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
     from heliograph.store import Store
+    from heliograph.store.copies import Loss
     from heliograph.uplink import tokens
 
 log = structlog.get_logger()
@@ -100,7 +102,7 @@ class App:
 
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            handle = _lock_file(self.data_dir / "lock")
         except OSError as error:
             raise StoreError(
                 f"{self.data_dir} cannot be used: {error.strerror}",
@@ -118,10 +120,7 @@ class App:
             store, loss = copies.open_checked(self.data_dir, self.clock.now())
             suspect = False
             try:
-                if loss is not None:
-                    log.error("store_lost", what=str(loss), hint="heliograph status says what is waited for.")
-                self._introduce(store)
-                copies.mark(self.data_dir, "open")
+                store.introduce(lambda: self._begin(store, copies.acquaint(store, loss, self.clock.now())))
                 yield store
             except StoreError:
                 suspect = True  # whatever it was, the next start looks closely
@@ -145,6 +144,11 @@ class App:
 
         now = self.clock.now()
         return copies.copy_ledger(self.data_dir, now).as_json() if copies.due(self.data_dir, now) else None
+
+    def _begin(self, store: Store, loss: Loss | None) -> None:
+        if loss is not None:
+            log.error("store_lost", what=str(loss), hint="heliograph status says what is waited for.")
+        self._introduce(store)
 
     def _introduce(self, store: Store) -> None:
         """Tells the store which site, boot, maps and meters there are, and queues days an added uplink has missed."""
@@ -200,6 +204,15 @@ def reader(data_dir: Path) -> Store:
     from heliograph.store import Store
 
     return Store.reader(data_dir)
+
+
+def _lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY)  # a card that is read-only today must not stop the live view
 
 
 Secrets = Literal["must be there", "if they can be seen", "no"]

@@ -20,7 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from heliograph.app import App
 from heliograph.core.chain import pack_message
-from heliograph.core.errors import HeliographError
+from heliograph.core.errors import HeliographError, StoreError, StoreFault
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
@@ -28,7 +28,7 @@ from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import Live, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
-from heliograph.work.prune import prune
+from heliograph.work.prune import make_room, prune
 from heliograph.work.reconcile import compare, reconcile
 from heliograph.work.recover import Recovery
 from heliograph.work.witness import witness
@@ -45,6 +45,8 @@ ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
 PRUNE_EVERY = timedelta(hours=1)
 COPY_LOOK = timedelta(hours=1)
+# A card that works again is used again within twice this.
+MEND_EVERY = timedelta(seconds=10)
 # Least real time between two runs of a job, for rehearsals whose clock runs fast.
 SHORTEST = 0.05
 STOP_WITHIN = 4.0
@@ -68,7 +70,7 @@ class Daemon:
         self._scheduler = BackgroundScheduler(
             executors={
                 # A bus that hangs holds up no other and none of the work beside it.
-                "default": Executor(2 + len(self.uplinks)),
+                "default": Executor(3 + len(self.uplinks)),
                 **{line.bus_id: Executor(1) for line in self.lines},
             },
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -84,15 +86,18 @@ class Daemon:
         for line in self.lines:
             every = self.app.bus_settings(line.bus_id).every
             self._add(line.bus_id, every, partial(self._poll, line), executor=line.bus_id)
-        self._add("close", CLOSE_EVERY, self._close)
+        self._add("storage", MEND_EVERY, self._mend)
+        self._add("close", CLOSE_EVERY, self._stored(self._close))
         self._add("witness", WITNESS_EVERY, self._witness)
         for uplink in self.uplinks:
-            self._add(f"deliver {uplink.name}", DELIVER_EVERY, partial(self._deliver, uplink))
-            self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, partial(self._reconcile, uplink), later=True)
+            self._add(f"deliver {uplink.name}", DELIVER_EVERY, self._stored(partial(self._deliver, uplink)))
+            comparing = self._stored(partial(self._reconcile, uplink))
+            self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, comparing, later=True)
         # The first one at once: an installer wants the key's fingerprint before leaving the roof.
-        self._add("attest", ATTEST_EVERY, self._attest, later=self.store.chain.last_checkpoint() is not None)
-        self._add("prune", PRUNE_EVERY, self._prune, later=True)
-        self._add("copy", COPY_LOOK, self._copy, later=True)
+        signed = self.store.fault is not None or self.store.chain.last_checkpoint() is not None
+        self._add("attest", ATTEST_EVERY, self._stored(self._attest), later=signed)
+        self._add("prune", PRUNE_EVERY, self._stored(self._prune), later=True)
+        self._add("copy", COPY_LOOK, self._stored(self._copy), later=True)
         self._scheduler.start()
         threading.Thread(target=self._mind_the_clock, name="clock", daemon=True).start()
         log.info(
@@ -113,11 +118,39 @@ class Daemon:
             return
         try:
             job()
+        except StoreFault as error:
+            self._stopped_storing(error)
         except HeliographError as error:
             log.error("job_failed", job=name, error=str(error), hint=error.hint)
         except Exception:
             log.exception("job_crashed", job=name)
         self._beats[name] = time.monotonic()
+
+    def _stored(self, job: Callable[[], None]) -> Callable[[], None]:
+        """A job that is left out while the store has a fault; polling alone goes on without."""
+        return lambda: job() if self.store.fault is None else None
+
+    def _stopped_storing(self, error: StoreFault) -> None:
+        """Said once, however often it is met."""
+        if self.live.not_stored_since is None:
+            self.live.not_stored_since = self.app.clock.now()
+            log.error("storage_fault", error=error.message, hint=error.hint)
+
+    def _mend(self) -> None:
+        """Ends a fault when the card allows it. It is over when a whole period went well after that."""
+        fault, since = self.store.fault, self.live.not_stored_since
+        if fault is not None:
+            self._stopped_storing(fault.error())
+            self.store.mend()
+        elif since is not None:
+            now = self.app.clock.now()
+            self.store.journal.event(
+                now, "storage", "store", f"nothing could be stored from {since:%Y-%m-%d %H:%M} UTC"
+            )
+            self.live.not_stored_since = None
+            log.warning("storage_back", seconds=round((now - since).total_seconds()))
+        if self.store.fault is None:
+            make_room(self.store, self.app.clock, self.app.meters)
 
     def _mind_the_clock(self) -> None:
         """The scheduler reckons in wall time: when the clock is set back, its next rounds would lie hours ahead."""
@@ -219,11 +252,17 @@ class Daemon:
         return {
             "meter": id,
             "at": at.isoformat().replace("+00:00", "Z") if at else "never",
-            "serial": self.store.readings.serial(id),
+            "serial": self._serial(id),
             "values": dict(self.live.values.get(id, {})),
             "absent": {},
             "doubts": [error] if (error := self.live.errors.get(id)) else [],
         }
+
+    def _serial(self, id: str) -> str | None:
+        try:
+            return self.store.readings.serial(id)
+        except StoreError:
+            return None
 
     def healthy(self) -> bool:
         """Every bus job came round lately; what the watchdog is fed with."""

@@ -95,7 +95,7 @@ def test_a_gateway_starts_answers_and_stops_within_five_seconds(tmp_path: Path) 
     assert "secret-token" not in log
     # The device's key is made in the first minute, beside everything else.
     left = {path.name for path in (tmp_path / "data").iterdir() if "device.key" not in path.name}
-    assert left == {"claimed", "heliograph.db", "lock"}
+    assert left == {"claimed", "heliograph.db", "lock", "reserve"}
     store = Store.reader(tmp_path / "data")
     last = store.readings.last("roof")
     assert last is not None and last.good

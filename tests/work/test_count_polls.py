@@ -64,7 +64,7 @@ def test_every_poll_of_a_quiet_hour_is_good_and_there_is_no_gap(site: Site) -> N
 def test_counts_reach_the_card_with_a_round_and_cost_no_commit_of_their_own(site: Site) -> None:
     site.run(minutes=2)
     said: list[str] = []
-    site.store._connection._database.conn.set_trace_callback(said.append)
+    site.store._connection._ready(write=True).conn.set_trace_callback(said.append)
     site.run(minutes=60)
     commits = sum(1 for one in said if one.startswith("COMMIT"))
     writes = sum(1 for one in said if "INTO coverage" in one)
@@ -75,7 +75,7 @@ def test_a_dead_bus_still_writes_what_it_came_to_now_and_then(site: Site) -> Non
     site.run(minutes=6)
     site.bus.down = True
     said: list[str] = []
-    site.store._connection._database.conn.set_trace_callback(said.append)
+    site.store._connection._ready(write=True).conn.set_trace_callback(said.append)
     site.run(minutes=60)
     assert 5 <= sum(1 for one in said if one.startswith("COMMIT")) <= 7
     found = site.store.days.coverage("roof", DAY)
@@ -196,20 +196,31 @@ def test_a_boot_that_was_never_trusted_leaves_an_hour_for_which_the_clock_is_to_
     assert causes(found) in ([("clock", 65)], [("clock", 66)], [("clock", 64)])
 
 
-def test_what_the_store_could_not_take_is_counted_and_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.run(minutes=10)
-
+def refuse_for(site: Site, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     def full(*_: object) -> None:
         raise StoreError("the store could not be written: disk full", hint="Check the card.")
 
     with monkeypatch.context() as patched:
         patched.setattr(site.store.readings, "add", full)
-        for _ in range(60):
+        for _ in range(rounds):
             with_suppressed(site)
     site.run(minutes=5)
+
+
+def test_what_the_store_takes_later_is_no_silence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.run(minutes=10)
+    refuse_for(site, monkeypatch, 60)
     found = row(site)
-    assert found.counts["unstored"] >= 9
-    assert [cause for cause, _ in causes(found)] == ["storage"]
+    assert "unstored" not in found.counts and found.gaps == ()
+
+
+def test_what_had_to_make_room_meanwhile_is_counted_and_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heliograph.work.poll.MOST_WAITING", 10)
+    site.run(minutes=10)
+    refuse_for(site, monkeypatch, 6 * 60)
+    found = row(site)
+    assert found.counts["unstored"] >= 30
+    assert {cause for cause, _ in causes(found)} == {"storage"}
 
 
 def with_suppressed(site: Site) -> None:

@@ -10,6 +10,9 @@ import click
 
 from heliograph.cli.options import app_of, config_option, stop_on_signals
 
+# Seconds until the socket is tried again that could not be made, on a card that is read-only or full.
+LISTEN_AGAIN = 10.0
+
 
 @click.command("run", help="Poll, close days, deliver, until stopped.")
 @config_option
@@ -25,14 +28,16 @@ def command(config: Path | None, level: str) -> int:
     with stop_on_signals() as stop, app.writer() as store:
         daemon = Daemon(app, store)
         daemon.start()
-        answering = control.Control(app.socket, daemon.answer)
+        answering = control.listen(app.socket, daemon.answer)
         notify("READY=1")
         watchdog = float(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
-        while not stop.wait(watchdog or None):
+        while not stop.wait(watchdog or (None if answering else LISTEN_AGAIN)):
+            answering = answering or control.listen(app.socket, daemon.answer)
             if daemon.healthy():
                 notify("WATCHDOG=1")
         notify("STOPPING=1")
-        answering.close()
+        if answering:
+            answering.close()
         daemon.stop()
     sys.stdout.flush()
     # A thread that still waits for a platform must not hold up the end: everything is committed and closed.

@@ -10,6 +10,7 @@ HeliographError
 │   ├── BusRefused       the device answered with a Modbus exception
 │   └── WrongDevice      something answers, but it is not the meter the site names
 ├── StoreError       look at the card, the disk, the permissions      exit 75
+│   └── StoreFault       the card itself: full, read-only, I/O errors; tried again until it is over
 └── UplinkError      call the platform, check token and network       exit 69
 """
 
@@ -79,6 +80,10 @@ class WrongDevice(BusError):
 
 class StoreError(HeliographError):
     exit_code = 75
+
+
+class StoreFault(StoreError):
+    """Nothing more is written until the store has been reopened and checked; what was stored before stays stored."""
 
 
 class UplinkError(HeliographError):

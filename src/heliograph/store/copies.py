@@ -331,13 +331,16 @@ def is_damage(error: BaseException | None) -> bool:
 def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None]:
     """The store for its one writer. After an unclean end all of it is looked at first; what is damaged goes into
     quarantine, and the newest copy that verifies takes its place.
+
+    The store may begin with a fault of the card: `acquaint` comes when it can be written.
     """
     known = newest_claim(data_dir)
     cause = _damage(data_dir)
     if not cause and not _something(data_dir / FILE) and (known != 0 or any(_copies(data_dir))):
         cause = "there is no store any more"
     loss = replace_damaged(data_dir, now, cause) if cause else None
-    mark(data_dir, "opening")
+    with contextlib.suppress(OSError):  # a card that cannot be written now is not a damaged one
+        mark(data_dir, "opening")
     try:
         store = Store.writer(data_dir)
     except StoreError as error:
@@ -345,16 +348,23 @@ def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None]:
             raise
         loss = replace_damaged(data_dir, now, error.message)
         store = Store.writer(data_dir)
-    try:
-        if loss is None and (known is None or known > store.outbox.newest_claim()):
-            loss = Loss("requests have left that this store does not know of; an older one was put in its place")
-        if loss is not None and not loss.copy:
-            note_loss(store._connection, loss, now, known)
-        note_claim(data_dir, store.outbox.newest_claim())
-    except BaseException:
-        store.close()
-        raise
     return store, loss
+
+
+def acquaint(store: Store, loss: Loss | None, now: datetime) -> Loss | None:
+    """The first thing that is written: whether this store knows all that was sent; from here on it is open."""
+    known = newest_claim(store.folder)
+    if loss is None and (known is None or known > store.outbox.newest_claim()):
+        loss = Loss("requests have left that this store does not know of; an older one was put in its place")
+    if loss is not None and not loss.copy:
+        note_loss(store._connection, loss, now, known)
+    # On a card that cannot take these two now, each request notes itself again before it leaves; and the marker of the
+    # opening is there already, or the store begins with a fault.
+    with contextlib.suppress(StoreError):
+        note_claim(store.folder, store.outbox.newest_claim())
+    with contextlib.suppress(OSError):
+        mark(store.folder, "open")
+    return loss
 
 
 def note_loss(connection: Connection, loss: Loss, now: datetime, known: int | None) -> None:
@@ -411,9 +421,7 @@ def _damage(data_dir: Path) -> str:
         # A plain "error" is a statement that the schema does not allow: the schema is not ours any more.
         if is_damage(error) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             return f"the store cannot be read: {error}"
-        raise StoreError(
-            f"{path} could not be checked: {error}", hint="Look at the system log: card, space."
-        ) from error
+        return ""  # the card, not the file: the store begins with that fault, and is looked through when it is over
     except OSError as error:
         return f"the store cannot be read: {error.strerror}"
 
@@ -481,5 +489,6 @@ def mark(data_dir: Path, text: str) -> None:
 
 
 def unmark(data_dir: Path) -> None:
-    (data_dir / RUNNING).unlink(missing_ok=True)
-    flush(data_dir)
+    with contextlib.suppress(OSError):  # where it stays, the next start looks closely
+        (data_dir / RUNNING).unlink(missing_ok=True)
+        flush(data_dir)

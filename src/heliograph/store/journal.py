@@ -36,6 +36,12 @@ class Journal:
         )
         return [{**row, "at": moment(row["at"])} for row in rows]
 
+    def forget(self, kind: str) -> None:
+        """Events of a kind that only tell of routine, when space is short."""
+        if self._db.one("SELECT 1 FROM event WHERE kind = ? LIMIT 1", [kind]):
+            with self._db.writing():
+                self._db.execute("DELETE FROM event WHERE kind = ?", [kind])
+
     def events(self, limit: int = 50) -> list[dict[str, Any]]:
         rows = self._db.all("SELECT at, kind, subject, text FROM event ORDER BY id DESC LIMIT ?", [limit])
         return [{**row, "at": moment(row["at"])} for row in rows]

@@ -21,6 +21,8 @@ from heliograph.store.connection import Connection, micros, moment
 DATED_BACK = 2
 # Readings looked at after a restart: ten meters for a week, one sample a minute.
 UNDATED_LOOK = 100_000
+# Thinning keeps both ends of a longer gap, for a day that is held rests on them when it is released (microseconds).
+GAP = 20 * 60 * 1_000_000
 
 
 _COVER = (
@@ -40,6 +42,8 @@ class Readings:
         self._last_good: dict[str, Reading] = {}
         self._undated: int | None = 0
         """From which reading on there may be some on an untrusted clock; None: there are none."""
+        self._unclear: set[str] = set()
+        """Meters whose newest readings may have been stored by a commit that failed."""
 
     def begin(self, site: str, timezone: str, boot_id: str, now: datetime) -> None:
         """Opens a run of the daemon: remembers the boot and the software its readings come from."""
@@ -105,6 +109,7 @@ class Readings:
 
     def add(self, readings: Sequence[Reading], covered: Sequence[Coverage] = ()) -> None:
         """Stores what one round read, in one commit, and with it what the polls of some days came to."""
+        readings = [one for one in readings if one.meter not in self._unclear or not self._there(one)]
         if not readings and not covered:
             return
         try:
@@ -147,6 +152,23 @@ class Readings:
                 if reading.good:
                     added[reading.meter] = replace(reading, id=cast(int, cursor.lastrowid))
         self._last_good.update(added)
+        self._unclear.difference_update(reading.meter for reading in readings)
+
+    def _there(self, reading: Reading) -> bool:
+        """Whether the newest stored reading of its meter and boot is this one, or one after it."""
+        row = self._db.one(
+            "SELECT reading.since_boot FROM reading JOIN boot ON boot.id = reading.boot"
+            " WHERE reading.id = (SELECT last FROM meter WHERE name = ?) AND boot.boot = ?",
+            [reading.meter, reading.moment.boot_id],
+        )
+        return row is not None and row["since_boot"] >= round(reading.moment.since_boot * 1000)
+
+    def renew(self) -> None:
+        """Another connection to the store: what was known of it is looked up anew."""
+        with self._db.lock:
+            for known in (self._meters, self._maps, self._layouts, self._last_good):
+                known.clear()
+            self._unclear = set(self.meters())
 
     def _cover(self, row: Coverage) -> tuple[Any, ...]:
         gaps = [(micros(gap.start), micros(gap.end), gap.cause) for gap in row.gaps]
@@ -331,7 +353,13 @@ class Readings:
             )
         }
         # The newest of each meter here: a reading behind this batch may be linked to it.
-        keep |= set({row["meter"]: row["id"] for row in rows}.values())
+        newest: dict[int, Mapping[str, Any]] = {}
+        for row in rows:
+            earlier = newest.get(row["meter"])
+            if hourly and earlier is not None and row["at"] - earlier["at"] > GAP:
+                keep |= {earlier["id"], row["id"]}
+            newest[row["meter"]] = row
+        keep |= {row["id"] for row in newest.values()}
         hours: set[tuple[int, int]] = set()
         gone: dict[int, int | None] = {}
         relinked: list[tuple[int | None, int]] = []

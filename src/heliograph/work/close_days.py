@@ -12,7 +12,7 @@ import structlog
 from heliograph.core import daily
 from heliograph.core.daily import Border, Day, Gap, Held, OnGap
 from heliograph.core.daylight import Position
-from heliograph.core.errors import HeliographError
+from heliograph.core.errors import HeliographError, StoreFault
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, continuous
 from heliograph.core.site import Meter
@@ -43,6 +43,8 @@ def close_days(meters: Sequence[Meter], store: Store, clock: Clock, rules: Rules
         try:
             while _close_next(meter, store, clock.now(), rules):
                 pass
+        except StoreFault:
+            raise  # concerns every meter, and is told once
         except HeliographError as error:
             log.error("close_failed", meter=meter.id, error=error.message, hint=error.hint)
 

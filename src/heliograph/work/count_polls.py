@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -17,20 +18,25 @@ from zoneinfo import ZoneInfo
 from heliograph.core import daily, daylight
 from heliograph.core.coverage import CAUSES, Cause, Coverage, Outcome, Silence, cause_of, counted, with_gap
 from heliograph.core.daylight import Position
-from heliograph.core.errors import BusError, BusRefused, BusTimeout, BusUnreachable, WrongDevice
+from heliograph.core.errors import BusError, BusRefused, BusTimeout, BusUnreachable, StoreFault, WrongDevice
 from heliograph.core.readings import Moment, Reading
 from heliograph.core.site import Meter
 from heliograph.store import Store
 
 WRITE_EVERY = 300.0
 """Seconds between two writes of the counts: one more page on the card each time, 288 a day."""
+MOST_RUNS = 5000
+"""Of a meter, while they cannot be counted; the oldest go first."""
 MOST_DAYS = 400
 """A silence of years is written to so many of its days."""
 
 
 @dataclass
 class _Run:
-    """Polls in a row that came to the same, on a clock that was not trusted: dated when it is."""
+    """Polls in a row that came to the same, on a clock that was not trusted or while the store had a fault.
+
+    They are dated and counted when both are well.
+    """
 
     outcome: Outcome
     first: float
@@ -72,22 +78,19 @@ class Tally:
     def note(self, meter: str, outcome: Outcome, moment: Moment, store: Store, zone: ZoneInfo) -> None:
         """One poll of a meter."""
         one = self._meters[meter]
-        if not moment.trusted:
-            run = one.undated[-1] if one.undated else None
-            if run and run.outcome == outcome and moment.since_boot - run.last <= one.meter.cadence.total_seconds():
-                run.last, run.number = moment.since_boot, run.number + 1
-            else:
-                one.undated.append(_Run(outcome, moment.since_boot, moment.since_boot))
+        _later(one, outcome, moment.since_boot)
+        if not moment.trusted or store.fault is not None:
             return
         booted = moment.at - timedelta(seconds=moment.since_boot)
-        for run in one.undated:
-            first, last = (
-                replace(moment, at=booted + timedelta(seconds=since), since_boot=since)
-                for since in (run.first, run.last)
-            )
-            self._count(one, run.outcome, first, last, run.number, store, zone)
-        one.undated.clear()
-        self._count(one, outcome, moment, moment, 1, store, zone)
+        with suppress(StoreFault):  # what is left is counted when the store is back
+            while one.undated:
+                run = one.undated[0]
+                first, last = (
+                    replace(moment, at=booted + timedelta(seconds=since), since_boot=since)
+                    for since in (run.first, run.last)
+                )
+                self._count(one, run.outcome, first, last, run.number, store, zone)
+                del one.undated[0]
 
     def _count(
         self, one: _Meter, outcome: Outcome, first: Moment, last: Moment, number: int, store: Store, zone: ZoneInfo
@@ -180,16 +183,31 @@ class Tally:
                 continue
             if one.unstored and one.stored and reading.moment.at - one.stored > one.meter.cadence:
                 self._spread(one, Silence(one.stored, reading.moment.at, "storage"), store, zone)
-            one.stored, one.unstored = reading.moment.at, False
+            one.stored = reading.moment.at
+
+    def caught_up(self) -> None:
+        """Nothing waits for the store any more."""
+        for one in self._meters.values():
+            one.unstored = False
 
     def lost(self, readings: Sequence[Reading], store: Store, zone: ZoneInfo) -> None:
-        """The store could not take these readings."""
+        """Samples that had to make room for others before the store could take them."""
         for reading in readings:
             one = self._meters[reading.meter]
             one.unstored = True
             if reading.moment.trusted:
                 at, day = reading.moment.at, daily.day_of(reading.moment.at, zone)
-                self._change(one, day, store, partial(counted, outcome="unstored", first=at, last=at))
+                with suppress(StoreFault):
+                    self._change(one, day, store, partial(counted, outcome="unstored", first=at, last=at))
+
+
+def _later(one: _Meter, outcome: Outcome, since_boot: float) -> None:
+    run = one.undated[-1] if one.undated else None
+    if run and run.outcome == outcome and since_boot - run.last <= one.meter.cadence.total_seconds():
+        run.last, run.number = since_boot, run.number + 1
+    else:
+        one.undated.append(_Run(outcome, since_boot, since_boot))
+        del one.undated[:-MOST_RUNS]
 
 
 def failed_as(error: BusError) -> Outcome:

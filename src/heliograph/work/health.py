@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, Literal
 
 from heliograph import __version__
 from heliograph.core import daily, durations
 from heliograph.core.chain import fingerprint
+from heliograph.core.errors import StoreError
 from heliograph.core.ledger import continuous
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
@@ -85,6 +86,8 @@ class Health:
     missing: int
     proof: ProofHealth
     buses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    storage: str = ""
+    """Why nothing is stored now, or why less; '' when all is well."""
     alarms: tuple[str, ...] = ()
     """What needs attention, in words, with the next step."""
 
@@ -102,20 +105,34 @@ class Live:
     """What a second witness says against the clock."""
     recovery: dict[str, str] = field(default_factory=dict)
     """Meters of which no day is closed after a restore, and why."""
+    not_stored_since: datetime | None = None
 
 
 def health(
     site: str, meters: Sequence[Meter], store: Store, clock: Clock, rules: Rules, live: Live | None = None
 ) -> Health:
-    """The state of the site now, from the store alone; with `live`, what the daemon knows beside it."""
-    now = clock.now()
-    shown = tuple(_meter(meter, store, now, rules, live) for meter in meters)
-    held = store.days.held()
-    counts = store.outbox.counts()
-    names = sorted({report.uplink for meter in meters for report in meter.reports} | set(counts))
-    uplinks = tuple(_uplink(name, store, counts.get(name, {}), live) for name in names)
+    """The state of the site now, from the store alone; with `live`, what the daemon knows beside it.
+
+    Where the store cannot be read, the daemon says what it knows without, and that.
+    """
+    now, trusted = clock.now(), clock.trusted()
+    names = {report.uplink for meter in meters for report in meter.reports}
+    unread = ""
+    try:
+        shown = tuple(_meter(meter, store, now, rules, live) for meter in meters)
+        held = store.days.held()
+        counts = store.outbox.counts()
+        uplinks = tuple(_uplink(name, store, counts.get(name, {}), live) for name in sorted(names | set(counts)))
+        proof, losses = _proof(store), _losses(store, live)
+    except StoreError as error:
+        if live is None:
+            raise
+        unread = f"{error.message} {error.hint}".strip()
+        shown = tuple(_seen(meter, now, live) for meter in meters)
+        proof, losses = _UNREAD, []
+        held, uplinks = [], tuple(UplinkHealth(name, {}, None, "", "") for name in sorted(names))
     waiting = [entry for entry in held if entry.kind == "held"]
-    trusted = clock.trusted()
+    storage = _storage(store, live, unread) if live is not None else ""
     return Health(
         site,
         rules.zone.key,
@@ -127,12 +144,56 @@ def health(
         uplinks,
         len(waiting),
         len(held) - len(waiting),
-        _proof(store),
+        proof,
         {name: asdict(counters) for name, counters in (live.buses if live else {}).items()},
+        storage,
         (
-            *_losses(store, live),
+            *([storage] if storage else []),
+            *losses,
             *_alarms(shown, uplinks, len(waiting), trusted, live.clock if live else ""),
         ),
+    )
+
+
+def _storage(store: Store, live: Live, unread: str) -> str:
+    fault, since = store.fault, live.not_stored_since
+    if fault is not None:
+        when = f"since {since:%Y-%m-%d %H:%M} UTC" if since is not None else "now"
+        return (
+            f"Nothing is stored {when}: {fault.text}. The meters are read on, what they show waits in memory, and the "
+            f"card is tried again every few seconds. {fault.hint}"
+        )
+    if unread:
+        return unread
+    if since is not None:
+        return f"Nothing could be stored since {since:%Y-%m-%d %H:%M} UTC. The card works again; it is being watched."
+    if store.reserve.short:
+        return (
+            "The card is nearly full: one sample an hour is stored, and older ones are thinned to that. Days are "
+            "closed and delivered as ever. Make room: df -h shows how full it is."
+        )
+    return ""
+
+
+def _seen(meter: Meter, now: datetime, live: Live) -> MeterHealth:
+    """A meter from what was read last, without the store."""
+    at, index = live.at.get(meter.id), live.values.get(meter.id, {}).get(meter.production)
+    state: MeterState = "never read" if at is None else "stale" if now - at > meter.cadence else "ok"
+    return MeterHealth(
+        meter.id,
+        meter.bus,
+        meter.unit,
+        meter.map.name,
+        state,
+        at,
+        index if isinstance(index, int) else None,
+        None,
+        None,
+        None,
+        None,
+        "",
+        live.errors.get(meter.id, ""),
+        "",
     )
 
 
@@ -179,10 +240,13 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
     )
 
 
+_UNREAD = ProofHealth(0, "", "", 0, None, "", "")
+
+
 def _proof(store: Store) -> ProofHealth:
     entries, last = store.chain.head().seq, store.chain.last_checkpoint()
     if last is None:
-        return ProofHealth(entries, "", "", 0, None, "", "")
+        return replace(_UNREAD, entries=entries)
     key, shown = last.key.hex(), fingerprint(last.key)
     return ProofHealth(entries, key, shown, last.seq, last.at, last.hash.hex(), last.signature.hex())
 

@@ -1,4 +1,7 @@
-"""Reads the meters of one bus, judges what came, and stores what has to be kept, in one commit per round."""
+"""Reads the meters of one bus, judges what came, and stores what has to be kept, in one commit per round.
+
+A round that cannot be stored waits in memory and is offered again: the meters are read on, whatever the card does.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,17 @@ from heliograph.core import line as lines
 from heliograph.core.coverage import Outcome
 from heliograph.core.daylight import Position
 from heliograph.core.decode import Absent, addresses, value, width
-from heliograph.core.errors import BusError, BusRefused, BusUnreachable, StoreError, UsageError, WrongDevice
+from heliograph.core.errors import (
+    BusError,
+    BusRefused,
+    BusUnreachable,
+    StoreError,
+    StoreFault,
+    UsageError,
+    WrongDevice,
+)
 from heliograph.core.plan import Block, Learned, LineCost, after_refusal, line_cost, plan
-from heliograph.core.plausible import Known, Value
+from heliograph.core.plausible import NEVER, Known, Value, doubts, step_wh
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.core.registers import Match, Register, Timing
 from heliograph.core.site import Meter
@@ -40,6 +51,16 @@ REFUSALS = 24
 LONG_AGO = timedelta(days=3650).total_seconds()
 
 
+# Readings that may wait for the store, on a bus and for each of its meters: some 2 kB each.
+MOST_WAITING = 1000
+MOST_OF_A_METER = 20
+# Readings that are stored in one commit when the store is back; a usual round has fewer.
+AT_ONCE = 250
+# While space is short, and where too many wait: one sample in this time, beside those at midnights and of doubts.
+SPARSE = timedelta(hours=1)
+_APART = (timedelta(minutes=5), timedelta(minutes=20), SPARSE, timedelta(hours=6), timedelta(days=1))
+
+
 @dataclass
 class Watched:
     """What is remembered about a meter between rounds; nothing here is evidence."""
@@ -55,6 +76,13 @@ class Watched:
     """Rounds in a row without an answer."""
     unstored: Reading | None = None
     stored: Reading | None = None
+    """The newest reading that was given to the store, or waits for it."""
+    serial: str | None = None
+    """Of the device that the readings are from."""
+    untold: bool = False
+    """Something was learned here that the store does not know yet."""
+    blind: bool = False
+    """The store could not be asked what was known of the meter: its readings have to be judged once more."""
 
     @property
     def dead(self) -> bool:
@@ -78,6 +106,10 @@ class PolledBus:
         self.order = list(meters)
         self.lock = RLock()
         self.dead_until = 0.0
+        self.waiting: list[Reading] = []
+        """What the store has not taken yet, in order of time."""
+        self.dropped = 0
+        """Samples that had to make room for others while they waited."""
         self._line = lines.parse(url)
         self._connect = connect
         self._bus: Bus | None = None
@@ -121,34 +153,69 @@ class PolledBus:
     def watch(self, meter: Meter, store: Store | None, clock: Clock) -> Watched:
         """What we know of the meter: what it taught us, and what it showed last, in this run or an earlier one."""
         if meter.id not in self._watched:
-            learned = store.journal.learned(_subject(meter)) if store else None
-            facts = Learned.from_json(learned) if learned else Learned()
-            found = Watched(meter, facts, self.plan(meter, facts))
+            found = Watched(meter, Learned(), ())
             if store is not None:
-                found.stored, found.known = _believed(meter, store, clock)
+                try:
+                    found.serial = store.readings.serial(meter.id)
+                    if learned := store.journal.learned(_subject(meter)):
+                        found.learned = Learned.from_json(learned)
+                    found.stored, found.known = _believed(meter, store, clock)
+                except StoreFault:
+                    found = Watched(meter, Learned(), (), blind=True)
+            found.blocks = self.plan(meter, found.learned)
             self._watched[meter.id] = found
         return self._watched[meter.id]
+
+    def watched(self) -> list[Watched]:
+        return list(self._watched.values())
 
 
 def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]) -> None:
     """One round over the bus. A meter that fails is reported and tried again; it holds up no other."""
     with line.lock:
-        keep = _round(line, store, clock, zone, live, stopping)
-    _store(line, keep, store, clock, zone)
-    for meter in [meter for meter in line.order if any(one.meter == meter.id and one.doubt for one in keep)]:
+        fresh = _round(line, store, clock, zone, live, stopping)
+        line.waiting += fresh
+        most = max(MOST_WAITING, MOST_OF_A_METER * len(line.order))
+        left = thinned(line.waiting, zone, most, SPARSE if store.reserve.short else None)
+        if len(left) < len(line.waiting):
+            line.dropped += len(line.waiting) - len(left)
+            line.tally.lost([one for one in line.waiting if one not in left], store, zone)
+            line.waiting = left
+        if store.fault is not None:
+            return
+        hand_over(line, store, clock, zone)
+    for meter in [meter for meter in line.order if any(one.meter == meter.id and one.doubt for one in fresh)]:
         _roll_over(line, meter, store, clock)
 
 
-def _store(line: PolledBus, keep: list[Reading], store: Store, clock: Clock, zone: ZoneInfo) -> None:
-    """What a round read, in one commit, and now and then in the same one what the polls came to."""
-    covered = line.tally.due(clock.since_boot(), committing=bool(keep))
-    try:
-        store.readings.add(keep, covered)
-    except StoreError:
-        line.tally.lost(keep, store, zone)
-        raise
-    line.tally.stored(keep, store, zone)
-    line.tally.written(covered, clock.since_boot())
+def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> None:
+    """Gives the store what it has not got yet, oldest first; what it does not take waits for the next round."""
+    for one in line.watched():
+        if one.blind:
+            _catch_up(line, one, store, clock)
+        if one.untold:
+            if one.serial is not None and store.readings.serial(one.meter.id) is None:
+                store.readings.remember_serial(one.meter.id, one.serial)
+            store.journal.learn(_subject(one.meter), one.learned.as_json())
+            one.untold = False
+    covered = line.tally.due(clock.since_boot(), committing=bool(line.waiting))
+    while line.waiting or covered:
+        batch = line.waiting[: max(AT_ONCE, len(line.order))]
+        try:
+            store.readings.add(batch, covered)
+        except StoreError:
+            raise
+        except Exception:
+            del line.waiting[: len(batch)]  # what breaks the program once breaks it again: it must not block the rest
+            raise
+        del line.waiting[: len(batch)]
+        line.tally.stored(batch, store, zone)
+        line.tally.written(covered, clock.since_boot())
+        covered = []
+    line.tally.caught_up()
+    if line.dropped:
+        store.journal.event(clock.now(), "thinned", line.bus_id, f"{line.dropped} samples, before they could be stored")
+        line.dropped = 0
 
 
 def _roll_over(line: PolledBus, meter: Meter, store: Store, clock: Clock) -> None:
@@ -164,6 +231,75 @@ def _roll_over(line: PolledBus, meter: Meter, store: Store, clock: Clock) -> Non
         if seam is not None:
             line.forget(meter)
             log.warning("rolled_over", meter=meter.id, seam=str(seam))
+
+
+def thinned(waiting: list[Reading], zone: ZoneInfo, most: int, apart: timedelta | None = None) -> list[Reading]:
+    """At most `most` of them: the newest, both sides of midnights and changes stay, plain samples thin out.
+
+    With `apart`, plain samples lie that far apart however few they are.
+    """
+    if apart is not None:
+        waiting = _spaced(waiting, zone, apart, doubts=True)
+    if len(waiting) <= most:
+        return waiting
+    for distance in _APART:
+        if len(waiting) > most // 2:
+            waiting = _spaced(waiting, zone, distance, doubts=distance < SPARSE)
+    return waiting[-most:]
+
+
+def _spaced(waiting: Sequence[Reading], zone: ZoneInfo, apart: timedelta, *, doubts: bool) -> list[Reading]:
+    lines: dict[str, list[int]] = {}
+    for number, reading in enumerate(waiting):
+        lines.setdefault(reading.meter, []).append(number)
+    kept: list[int] = []
+    for numbers in lines.values():
+        last: datetime | None = None
+        for place, number in enumerate(numbers):
+            reading = waiting[number]
+            beside = [waiting[one] for one in (*numbers[max(place - 1, 0) : place], *numbers[place + 1 : place + 2])]
+            matters = len(beside) < 2 or any(
+                daily.day_of(one.moment.at, zone) != daily.day_of(reading.moment.at, zone)
+                or one.moment.trusted != reading.moment.trusted
+                or (doubts and one.doubt != reading.doubt)
+                for one in beside
+            )
+            if matters or last is None or reading.moment.at - last >= apart:
+                kept.append(number)
+                last = reading.moment.at
+    return [waiting[number] for number in sorted(kept)]
+
+
+def _catch_up(line: PolledBus, one: Watched, store: Store, clock: Clock) -> None:
+    """Judges what was read before the store could be asked: by the serial number and the counter it knows."""
+    meter, serial = one.meter, store.readings.serial(one.meter.id)
+    stored, known = _believed(meter, store, clock)
+    if learned := store.journal.learned(_subject(meter)):
+        one.learned = Learned.from_json(learned)
+        one.blocks = line.plan(meter, one.learned)
+        one.untold = False
+    stranger = ""
+    if one.serial is not None and serial is not None and one.serial != serial:
+        stranger = _stranger(serial, one.serial)
+    one.serial, one.untold = serial or one.serial, one.untold or serial is None
+    base, register = known.get(meter.production), meter.map.register(meter.production)
+    for number, reading in enumerate(line.waiting):
+        if reading.meter != meter.id or not reading.good or reading.index_wh is None:
+            continue
+        at, doubt = reading.moment.since_boot, stranger
+        if base is not None and register is not None and isinstance(base.value, int):
+            steps = {meter.production: step_wh(register, base.value)}
+            pair = {meter.production: base.value}, {meter.production: reading.index_wh}
+            found = doubts(*pair, at - base.at, meter.rated_kw, steps, production=meter.production)
+            doubt = doubt or next((one.text for one in found if one.settled_by == NEVER), "")
+        if doubt:
+            line.waiting[number] = replace(reading, doubt=doubt)
+        else:
+            base = Known(reading.index_wh, at)
+    if any(reading.meter == meter.id and reading.doubt for reading in line.waiting):
+        one.known, one.identified = known, False
+    one.stored = one.stored or stored
+    one.blind = False
 
 
 def _round(
@@ -183,7 +319,7 @@ def _round(
             break
         began, id = clock.since_boot(), one.meter.id
         try:
-            reading = read_meter(line, one, store, clock, live)
+            reading = read_meter(line, one, clock, live)
         except BusUnreachable as error:
             # The line itself is down: no meter on it can be asked, and none of them is to blame.
             if live.errors.get(id) != error.message:
@@ -213,20 +349,21 @@ def _round(
         live.errors.pop(id, None)
         live.at[id] = reading.moment.at
         note(id, read_as(reading), reading.moment)
-        keep += worth_keeping(one, reading, zone)
+        keep += worth_keeping(one, reading, zone, sparse=store.reserve.short)
     live.buses[line.bus_id] = line.bus().counters
     return keep
 
 
-def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo) -> list[Reading]:
+def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo, *, sparse: bool = False) -> list[Reading]:
     """The readings to store now: every `store_every`, both sides of a midnight, and whatever changes its standing."""
+    every = max(one.meter.store_every, SPARSE) if sparse else one.meter.store_every
     last, before = one.stored, one.unstored
     keep: list[Reading] = []
     if last is not None:
         newest = before or last
         crossed = daily.day_of(newest.moment.at, zone) != daily.day_of(reading.moment.at, zone)
         # Half a period early is in time: the next round would be half a period late.
-        due = reading.moment.at - last.moment.at >= one.meter.store_every - one.meter.every / 2
+        due = reading.moment.at - last.moment.at >= every - one.meter.every / 2
         changed = reading.doubt != last.doubt or reading.moment.trusted != last.moment.trusted
         if not (crossed or due or changed):
             one.unstored = reading
@@ -238,12 +375,12 @@ def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo) -> list[Readin
     return keep
 
 
-def read_meter(line: PolledBus, one: Watched, store: Store, clock: Clock, live: Live) -> Reading:
+def read_meter(line: PolledBus, one: Watched, clock: Clock, live: Live) -> Reading:
     """One reading of all that is polled. Raises BusError when the production counter could not be read."""
     meter = one.meter
     if not one.identified:
-        identify(line, one, store, clock)
-    reads = read_blocks(line, one, clock, store)
+        identify(line, one, clock)
+    reads = read_blocks(line, one, clock)
     reading = _reading(one, reads, clock)
     if reading.doubt:
         one.identified = False  # a counter that leaps may be another meter's
@@ -254,9 +391,7 @@ def read_meter(line: PolledBus, one: Watched, store: Store, clock: Clock, live: 
     return reading
 
 
-def read_blocks(
-    line: PolledBus, one: Watched, clock: Clock, store: Store | None, blocks: Sequence[Block] | None = None
-) -> list[BlockRead]:
+def read_blocks(line: PolledBus, one: Watched, clock: Clock, blocks: Sequence[Block] | None = None) -> list[BlockRead]:
     """Reads the blocks of a meter; what the device refuses is learned, remembered and planned around.
 
     A failing block is left out, unless it carries the production counter or nothing at all was read.
@@ -290,8 +425,7 @@ def read_blocks(
             log.info("device_refused", meter=meter.id, request=str(block), code=refused.code)
             one.learned = learned
             one.blocks = line.plan(meter, learned)
-            if store is not None:
-                store.journal.learn(_subject(meter), learned.as_json())
+            one.untold = True
             done = {register.quantity for read in reads for register in read.block.registers}
             left = [name for name in names if name not in done]
             waiting = [
@@ -352,7 +486,7 @@ def moment_at(clock: Clock, since_boot: float) -> Moment:
     return Moment(clock.now() - ago, clock.boot_id, since_boot, clock.trusted())
 
 
-def identify(line: PolledBus, one: Watched, store: Store | None, clock: Clock) -> None:
+def identify(line: PolledBus, one: Watched, clock: Clock) -> None:
     """Makes sure that this is the map's kind of device, and the meter it was before. Raises WrongDevice."""
     meter, identity = one.meter, one.meter.map.identity
     timing = replace(meter.timing, retries=0) if one.dead else meter.timing
@@ -371,12 +505,14 @@ def identify(line: PolledBus, one: Watched, store: Store | None, clock: Clock) -
             f"{meter.id} has serial number {serial}, but the configuration says {meter.serial}",
             hint="If the meter was replaced, record it before anything is booked from the new one.",
         )
-    before = store.readings.serial(meter.id) if store is not None else None
-    if serial is not None and before is None and store is not None:
-        store.readings.remember_serial(meter.id, serial)
-    changed = serial is not None and before is not None and serial != before
-    one.stranger = f"the serial number changed from {before} to {serial}; was the meter replaced?" if changed else ""
+    if serial is not None and one.serial is None:
+        one.serial, one.untold = serial, True
+    one.stranger = _stranger(one.serial, serial) if serial is not None and serial != one.serial else ""
     one.identified = True
+
+
+def _stranger(before: str | None, serial: str) -> str:
+    return f"the serial number changed from {before} to {serial}; was the meter replaced?"
 
 
 def read_once(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict[str, Any]:
@@ -384,7 +520,7 @@ def read_once(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> 
     one = Watched(meter, Learned(), ())
     serial = _serial(line, one, clock) if meter.map.identity.serial else None
     names = [register.quantity for register in meter.map.registers] if everything else None
-    reads = read_blocks(line, one, clock, None, line.plan(meter, one.learned, names))
+    reads = read_blocks(line, one, clock, line.plan(meter, one.learned, names))
     values: dict[str, Value] = {}
     absent: dict[str, str] = {}
     for read in reads:
@@ -417,7 +553,7 @@ def _seen(bus: Bus, meter: Meter, match: Match, timing: Timing) -> int | str | N
 def _serial(line: PolledBus, one: Watched, clock: Clock) -> str | None:
     name = one.meter.map.identity.serial or ""
     try:
-        reads = read_blocks(line, one, clock, None, line.plan(one.meter, Learned(), [name]))
+        reads = read_blocks(line, one, clock, line.plan(one.meter, Learned(), [name]))
     except BusRefused:
         return None  # older devices have no such register
     found = reads[0].values.get(name) if reads else None
