@@ -6,10 +6,11 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +27,7 @@ from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, Me
 from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
-    from heliograph.store import Store
-    from heliograph.store.copies import Loss
+    from heliograph.store import Store, copies
     from heliograph.uplink import tokens
 
 log = structlog.get_logger()
@@ -117,15 +117,16 @@ class App:
                     hint="Ask it instead (heliograph status), or stop it: systemctl stop heliograph",
                 ) from error
             copies.sweep(self.data_dir)
-            store, loss = copies.open_checked(self.data_dir, self.clock.now())
+            store, loss, known = copies.open_checked(self.data_dir, self.clock.now())
             suspect = False
             try:
-                store.introduce(lambda: self._begin(store, copies.acquaint(store, loss, self.clock.now())))
+                store.introduce(partial(self._begin, store, loss, known))
                 yield store
             except StoreError:
                 suspect = True  # whatever it was, the next start looks closely
                 raise
             finally:
+                suspect = suspect or store.fault is not None
                 store.close()
                 if not suspect:
                     copies.unmark(self.data_dir)
@@ -145,10 +146,16 @@ class App:
         now = self.clock.now()
         return copies.copy_ledger(self.data_dir, now).as_json() if copies.due(self.data_dir, now) else None
 
-    def _begin(self, store: Store, loss: Loss | None) -> None:
+    def _begin(self, store: Store, loss: copies.Loss | None, known: int | None) -> None:
+        """What is written at a start, as soon as it can be."""
+        from heliograph.store import copies
+
+        loss = copies.compared(store, self.data_dir, self.clock.now(), loss, known)
         if loss is not None:
             log.error("store_lost", what=str(loss), hint="heliograph status says what is waited for.")
         self._introduce(store)
+        with suppress(StoreError):  # a card that has no room for a marker must not stop the metering
+            copies.mark(self.data_dir, "open")
 
     def _introduce(self, store: Store) -> None:
         """Tells the store which site, boot, maps and meters there are, and queues days an added uplink has missed."""

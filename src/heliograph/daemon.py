@@ -44,9 +44,9 @@ WITNESS_EVERY = timedelta(minutes=5)
 ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
 PRUNE_EVERY = timedelta(hours=1)
-COPY_LOOK = timedelta(hours=1)
 # A card that works again is used again within twice this.
 MEND_EVERY = timedelta(seconds=10)
+COPY_LOOK = timedelta(hours=1)
 # Least real time between two runs of a job, for rehearsals whose clock runs fast.
 SHORTEST = 0.05
 STOP_WITHIN = 4.0
@@ -91,11 +91,10 @@ class Daemon:
         self._add("witness", WITNESS_EVERY, self._witness)
         for uplink in self.uplinks:
             self._add(f"deliver {uplink.name}", DELIVER_EVERY, self._stored(partial(self._deliver, uplink)))
-            comparing = self._stored(partial(self._reconcile, uplink))
-            self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, comparing, later=True)
+            reconcile = self._stored(partial(self._reconcile, uplink))
+            self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, reconcile, later=True)
         # The first one at once: an installer wants the key's fingerprint before leaving the roof.
-        signed = self.store.fault is not None or self.store.chain.last_checkpoint() is not None
-        self._add("attest", ATTEST_EVERY, self._stored(self._attest), later=signed)
+        self._add("attest", ATTEST_EVERY, self._stored(self._attest), later=self._attested())
         self._add("prune", PRUNE_EVERY, self._stored(self._prune), later=True)
         self._add("copy", COPY_LOOK, self._stored(self._copy), later=True)
         self._scheduler.start()
@@ -195,6 +194,12 @@ class Daemon:
     def _attest(self) -> None:
         attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)
 
+    def _attested(self) -> bool:
+        try:
+            return self.store.chain.last_checkpoint() is not None
+        except StoreError:
+            return False
+
     def _compare(self, name: str, meter: str, first: date) -> Any:
         """Months of one meter, or how long to wait before the platform may be asked again (seconds)."""
         uplink = next((one for one in self.uplinks if one.name == name), None)
@@ -212,7 +217,9 @@ class Daemon:
 
     def _copy(self) -> None:
         # On an untrusted clock nobody knows which copy is the newest.
-        if self.app.clock.trusted() and (made := self.app.copy_ledger()) is not None:
+        if self.store.reserve.short or not self.app.clock.trusted():
+            return
+        if (made := self.app.copy_ledger()) is not None:
             log.info("copied", path=made["path"], bytes=made["bytes"], last_day=made["last_day"])
 
     def answer(self, path: str, wish: Any = None) -> Any:

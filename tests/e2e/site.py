@@ -1,6 +1,6 @@
 """A daemon as a process of its own, on a rehearsed clock it shares with its parent, to be killed at any moment.
 
-python site.py CONFIG START RATE BEGAN (START in ISO, BEGAN on the machine's monotonic clock)
+python site.py CONFIG START RATE BEGAN [listen] (START in ISO, BEGAN on the machine's monotonic clock)
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from heliograph import app
+from heliograph import app, control
 from heliograph.cli.options import stop_on_signals
 from heliograph.clock import RehearsalClock
 from heliograph.daemon import Daemon
@@ -25,6 +25,12 @@ def main() -> None:
         daemon = Daemon(site, store)
         daemon.start()
         print("ready", flush=True)
+        if "listen" in sys.argv:
+            answering = None
+            while not stop.wait(0.05):
+                answering = answering or control.listen(site.socket, daemon.answer)
+            if answering:
+                answering.close()
         stop.wait()
         daemon.stop()
 

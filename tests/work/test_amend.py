@@ -70,6 +70,15 @@ def test_nothing_is_closed_while_the_counter_is_in_doubt(store: Store) -> None:
     assert store.days.all() == []
 
 
+def test_a_swap_that_is_recorded_again_because_the_answer_was_lost_counts_once(store: Store) -> None:
+    read(store, 1, 1_000)
+    record_seam(METER, seam(1_400, 100), store, at(11))
+    with pytest.raises(UsageError, match="recorded already"):
+        record_seam(METER, seam(1_400, 100, hours=10.5), store, at(11))
+    read(store, 12, 150)
+    assert len(store.seams.all("roof")) == 1
+
+
 def test_a_recorded_swap_settles_the_doubt_and_the_total_goes_on(store: Store) -> None:
     swapped(store)
     recorded = record_seam(METER, seam(5_400, 100), store, at(25))

@@ -34,6 +34,8 @@ FAULTS = {
     sqlite3.SQLITE_NOTADB: "Restart the service: at its start the file is checked and replaced by the newest copy.",
 }
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
+"""At a start, a matter of the copies like a damaged file."""
 # Readings that are looked through after a fault, newest first: about a day of ten meters.
 LOOK_THROUGH = 15_000
 
@@ -106,14 +108,14 @@ class Connection:
             return cls(path, _writing(path, create=True), write=True)
         except sqlite3.Error as error:
             fault = _fault(error, "opened")
-            if fault is None or fault.code in DAMAGED:
+            if fault is None or fault.code in DAMAGED or getattr(error, "sqlite_errorcode", 0) in UNREADABLE:
                 hint = "Keep the file for inspection; restore a backup or start with a new data_dir."
                 raise StoreError(f"cannot use {path}: {error}", hint=hint) from error
             return cls(path, _if_possible(path), write=True, fault=fault)
 
     @property
     def folder(self) -> Path:
-        return Path(self.all("PRAGMA database_list")[0]["file"]).parent
+        return self.path.parent
 
     def close(self) -> None:
         with self.lock:

@@ -328,18 +328,16 @@ def is_damage(error: BaseException | None) -> bool:
     return code & 0xFF in DAMAGED or code in UNREADABLE
 
 
-def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None]:
-    """The store for its one writer. After an unclean end all of it is looked at first; what is damaged goes into
-    quarantine, and the newest copy that verifies takes its place.
-
-    The store may begin with a fault of the card: `acquaint` comes when it can be written.
+def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None, int | None]:
+    """The store for its one writer, and what `compared` has to know. After an unclean end all of it is looked at first;
+    what is damaged goes into quarantine, and the newest copy that verifies takes its place.
     """
     known = newest_claim(data_dir)
     cause = _damage(data_dir)
     if not cause and not _something(data_dir / FILE) and (known != 0 or any(_copies(data_dir))):
         cause = "there is no store any more"
     loss = replace_damaged(data_dir, now, cause) if cause else None
-    with contextlib.suppress(OSError):  # a card that cannot be written now is not a damaged one
+    with contextlib.suppress(StoreError):  # a card that takes nothing: the store says so itself
         mark(data_dir, "opening")
     try:
         store = Store.writer(data_dir)
@@ -348,22 +346,17 @@ def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None]:
             raise
         loss = replace_damaged(data_dir, now, error.message)
         store = Store.writer(data_dir)
-    return store, loss
+    return store, loss, known
 
 
-def acquaint(store: Store, loss: Loss | None, now: datetime) -> Loss | None:
-    """The first thing that is written: whether this store knows all that was sent; from here on it is open."""
-    known = newest_claim(store.folder)
+def compared(store: Store, data_dir: Path, now: datetime, loss: Loss | None, known: int | None) -> Loss | None:
+    """Whether requests have left that this store does not know of; what was lost is noted in it."""
+    known = newest_claim(data_dir) if known is None else known  # the card may be back
     if loss is None and (known is None or known > store.outbox.newest_claim()):
         loss = Loss("requests have left that this store does not know of; an older one was put in its place")
     if loss is not None and not loss.copy:
         note_loss(store._connection, loss, now, known)
-    # On a card that cannot take these two now, each request notes itself again before it leaves; and the marker of the
-    # opening is there already, or the store begins with a fault.
-    with contextlib.suppress(StoreError):
-        note_claim(store.folder, store.outbox.newest_claim())
-    with contextlib.suppress(OSError):
-        mark(store.folder, "open")
+    note_claim(data_dir, store.outbox.newest_claim())
     return loss
 
 
@@ -483,9 +476,12 @@ def _into_quarantine(data_dir: Path, now: datetime) -> str:
 def mark(data_dir: Path, text: str) -> None:
     """Says on the card that a store is being opened, or is open."""
     path = data_dir / RUNNING
-    path.write_text(text + "\n", encoding="ascii")
-    flush(path)
-    flush(data_dir)
+    try:
+        path.write_text(text + "\n", encoding="ascii")
+        flush(path)
+        flush(data_dir)
+    except OSError as error:
+        raise StoreError(f"{path} could not be written: {error.strerror}", hint="Look at the card.") from error
 
 
 def unmark(data_dir: Path) -> None:

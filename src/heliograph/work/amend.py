@@ -47,6 +47,14 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
         )
     if seam.at > now:
         raise UsageError(f"{seam.at:%Y-%m-%d %H:%M} UTC is still to come", hint="Record it when it has happened.")
+    known, good = store.seams.all(meter.id), store.readings.last_good(meter.id)
+    same = bool(known) and (known[-1].kind, known[-1].old_wh, known[-1].new_wh) == (seam.kind, seam.old_wh, seam.new_wh)
+    if same and (good is None or good.moment.at < known[-1].at):
+        # Said again because nobody knew whether it had been stored, it would count its energy twice.
+        raise UsageError(
+            f"{meter.id}: this is recorded already ({known[-1]}), and nothing has been read since",
+            hint="Nothing is left to be done: heliograph status",
+        )
     if seam.kind == "swap" and seam.new_serial is None and store.readings.serial(meter.id) is not None:
         raise UsageError(
             f"the old meter's serial number is known ({store.readings.serial(meter.id)}), the new one's is not named",

@@ -173,22 +173,22 @@ class PolledBus:
 def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]) -> None:
     """One round over the bus. A meter that fails is reported and tried again; it holds up no other."""
     with line.lock:
-        fresh = _round(line, store, clock, zone, live, stopping)
-        line.waiting += fresh
+        line.waiting += _round(line, store, clock, zone, live, stopping)
         most = max(MOST_WAITING, MOST_OF_A_METER * len(line.order))
         left = thinned(line.waiting, zone, most, SPARSE if store.reserve.short else None)
         if len(left) < len(line.waiting):
             line.dropped += len(line.waiting) - len(left)
-            line.tally.lost([one for one in line.waiting if one not in left], store, zone)
+            kept = {id(one) for one in left}
+            line.tally.lost([one for one in line.waiting if id(one) not in kept], store, zone)
             line.waiting = left
         if store.fault is not None:
             return
-        hand_over(line, store, clock, zone)
-    for meter in [meter for meter in line.order if any(one.meter == meter.id and one.doubt for one in fresh)]:
+        stored = hand_over(line, store, clock, zone)
+    for meter in [meter for meter in line.order if any(one.meter == meter.id and one.doubt for one in stored)]:
         _roll_over(line, meter, store, clock)
 
 
-def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> None:
+def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> list[Reading]:
     """Gives the store what it has not got yet, oldest first; what it does not take waits for the next round."""
     for one in line.watched():
         if one.blind:
@@ -198,6 +198,7 @@ def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> No
                 store.readings.remember_serial(one.meter.id, one.serial)
             store.journal.learn(_subject(one.meter), one.learned.as_json())
             one.untold = False
+    stored: list[Reading] = []
     covered = line.tally.due(clock.since_boot(), committing=bool(line.waiting))
     while line.waiting or covered:
         batch = line.waiting[: max(AT_ONCE, len(line.order))]
@@ -212,10 +213,12 @@ def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> No
         line.tally.stored(batch, store, zone)
         line.tally.written(covered, clock.since_boot())
         covered = []
+        stored += batch
     line.tally.caught_up()
     if line.dropped:
         store.journal.event(clock.now(), "thinned", line.bus_id, f"{line.dropped} samples, before they could be stored")
         line.dropped = 0
+    return stored
 
 
 def _roll_over(line: PolledBus, meter: Meter, store: Store, clock: Clock) -> None:

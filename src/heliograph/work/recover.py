@@ -16,7 +16,7 @@ import structlog
 from heliograph.core import daily, delivery, recovery
 from heliograph.core.daily import Border, Day, Held
 from heliograph.core.delivery import DayRow, Missing, ReadBack, Stored, Unknown
-from heliograph.core.errors import HeliographError
+from heliograph.core.errors import HeliographError, StoreFault
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import continuous
 from heliograph.core.readings import Reading
@@ -118,6 +118,8 @@ class Recovery:
         for meter in self._meters:
             try:
                 reason = self._settle(meter, store, clock, record)
+            except StoreFault:
+                raise
             except HeliographError as error:
                 reason = error.message
                 log.error("recovery_failed", meter=meter.id, error=error.message, hint=error.hint)
