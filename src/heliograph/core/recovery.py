@@ -18,7 +18,7 @@ from heliograph.core.figures import kwh
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one platform said about days of one meter, in order of days; those that are lost have no id."""
+    """What one platform said about days of one meter, in order; an id below 0: the day has no figure here."""
 
     uplink: str
     ordered: bool
@@ -49,8 +49,8 @@ class _Equation:
     text: str
 
 
-def solve(start: datetime, total_wh: int, told: Sequence[Told], lost: frozenset[date]) -> Totals | Contradiction:
-    """Totals at the borders of the `lost` days, from the last border that is known and what the platforms hold."""
+def solve(start: datetime, total_wh: int, told: Sequence[Told]) -> Totals | Contradiction:
+    """Totals at the borders of lost days, from the last border that is known here and what the platforms hold."""
     known: dict[datetime, int] = {start: total_wh}
     given: list[tuple[datetime, int, str]] = []
     equations: list[_Equation] = []
@@ -58,7 +58,7 @@ def solve(start: datetime, total_wh: int, told: Sequence[Told], lost: frozenset[
     for one in told:
         begun = one.rows[0].start if one.rows else start
         for row in one.rows:
-            if row.day not in lost:
+            if row.id > 0:
                 known[row.start], known[row.end] = row.total_wh - row.period_wh, row.total_wh
             match one.found.get(row.day):
                 case Stored(period_wh=period, total_wh=total):
@@ -70,7 +70,7 @@ def solve(start: datetime, total_wh: int, told: Sequence[Told], lost: frozenset[
                         equations.append(_Equation(begun if one.ordered else row.start, row.end, period, text))
                     said.setdefault(row.day, []).append(text)
                     begun = row.end
-                case Unknown(verdict=verdict) if verdict.state == "held" and (one.ordered or row.day in lost):
+                case Unknown(verdict=verdict) if verdict.state == "held" and (one.ordered or row.id < 0):
                     return Contradiction(f"{one.uplink}, {row.day}: {verdict.text}")
                 case _:
                     pass

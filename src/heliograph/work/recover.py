@@ -91,10 +91,19 @@ class Recovery:
             return ()
         # Where a platform may hold several days as one, those before and between belong to the question.
         rows = [row for row in open_rows if row.doubted or ordered]
+        if ordered and rows:
+            held = {entry.day for entry in store.days.held(meter.id)}
+            lost = sorted({*lost, *(day for day in held if day > rows[0].day and self._end(day) <= at)})
+        border = store.days.last_border(meter.id)
         for number, day in enumerate(lost, 1):
-            start, end = daily.start_of(day, self._rules.zone), daily.end_of(day, self._rules.zone)
-            rows.append(DayRow(-number, meter.id, report.remote_id, day, start, end, -1, -1, "unclear"))
+            start = daily.start_of(day, self._rules.zone)
+            if border is not None and start < border.at < self._end(day):
+                start = border.at  # the day of commissioning begins in mid-day
+            rows.append(DayRow(-number, meter.id, report.remote_id, day, start, self._end(day), -1, -1, "unclear"))
         return tuple(replace(row, claim=None) for row in sorted(rows, key=lambda row: row.day))
+
+    def _end(self, day: date) -> datetime:
+        return daily.end_of(day, self._rules.zone)
 
     def _lost(self, meter: Meter, store: Store, record: Mapping[str, Any]) -> list[date]:
         """Local days that were over before the restore and are neither closed nor held here."""
@@ -194,7 +203,7 @@ class Recovery:
         if opening is None:
             return self._anew(meter, told, store, now)
         index = continuous(store.seams.all(meter.id), reading.moment.at, reading.index_wh or 0)
-        found = recovery.solve(opening.at, opening.total_wh, told, frozenset(lost))
+        found = recovery.solve(opening.at, opening.total_wh, told)
         if not isinstance(found, Contradiction):
             most = max(total for border, total in found.at.items() if border <= at)
             if most - opening.total_wh > index - opening.index_wh:
@@ -220,7 +229,7 @@ class Recovery:
         """Days between two known borders; what lies behind the last one is left to the usual rules."""
         open_days: list[date] = []
         for day in lost:
-            end = daily.end_of(day, self._rules.zone)
+            end = self._end(day)
             open_days.append(day)
             if (total := found.at.get(end)) is None:
                 continue
