@@ -22,6 +22,7 @@ from heliograph.daemon import Daemon
 from heliograph.rehearsal.demo import ZONE
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
+from heliograph.rehearsal.sandbox_exchange import Platform
 from heliograph.rehearsal.sun import Sky
 from heliograph.store import Store, copies
 from heliograph.store.connection import FILE
@@ -49,19 +50,21 @@ rated_kw = 50
 report_as = {{ {reports} }}
 {uplinks}
 """
-UPLINKS = {
+UPLINKS: dict[Platform, str] = {
     "redex": '[uplink.redex]\nbase_url = "{platform}"\nspread = "0s"\nper_minute = 60\n'
     'token = {{ file = "{folder}/token" }}\n',
     "drec": '[uplink.drec]\nbase_url = "{platform}/api"\nspread = "0s"\nper_minute = 60\n'
     'token = {{ file = "{folder}/token" }}\n',
 }
-REMOTE = {"redex": "STR1", "drec": "roof"}
+REMOTE: dict[Platform, str] = {"redex": "STR1", "drec": "roof"}
 
 
 class Site:
     """A site whose hours pass when they are told to."""
 
-    def __init__(self, folder: Path, uplinks: tuple[str, ...], seed: int, stack: ExitStack, kw: float = 30) -> None:
+    def __init__(
+        self, folder: Path, uplinks: tuple[Platform, ...], seed: int, stack: ExitStack, kw: float = 30
+    ) -> None:
         self.folder, self.uplinks = folder, uplinks
         self.clock = FakeClock(daily.start_of(FIRST, ZONE) + timedelta(hours=3))
         self.meter = SimulatedMeter(
@@ -145,11 +148,13 @@ class Site:
         assert ceiling or all(set(states) == {"confirmed"} for states in store.outbox.counts().values())
 
 
-BOTH = ("redex", "drec")
+BOTH: tuple[Platform, ...] = ("redex", "drec")
 
 
 @pytest.mark.parametrize("uplinks", [BOTH, ("redex",), ("drec",)])
-def test_days_that_were_delivered_get_the_figure_that_was_delivered(tmp_path: Path, uplinks: tuple[str, ...]) -> None:
+def test_days_that_were_delivered_get_the_figure_that_was_delivered(
+    tmp_path: Path, uplinks: tuple[Platform, ...]
+) -> None:
     with ExitStack() as stack:
         site = Site(tmp_path, uplinks, 1, stack)
         with site.running() as daemon:
@@ -240,7 +245,8 @@ def test_random_lives_with_a_restore_end_with_every_watt_hour_delivered_once(tmp
     seed = int(os.environ.get("HELIOGRAPH_SEED", random.randrange(1_000_000))) + life
     print(f"seed {seed}")
     chance = random.Random(seed)
-    uplinks = chance.choice([BOTH, ("redex",), ("drec",)])
+    choices: list[tuple[Platform, ...]] = [BOTH, ("redex",), ("drec",)]
+    uplinks = chance.choice(choices)
     with ExitStack() as stack:
         site = Site(tmp_path, uplinks, seed, stack, kw=chance.choice([20, 30, 47, 47]))
         for _ in range(chance.choice([1, 1, 2])):
@@ -273,7 +279,7 @@ def test_random_lives_with_a_restore_end_with_every_watt_hour_delivered_once(tmp
 
 @pytest.mark.parametrize("uplinks", [BOTH, ("redex",), ("drec",)])
 def test_without_a_copy_the_total_goes_on_from_the_platforms_and_nothing_is_invented(
-    tmp_path: Path, uplinks: tuple[str, ...]
+    tmp_path: Path, uplinks: tuple[Platform, ...]
 ) -> None:
     with ExitStack() as stack:
         site = Site(tmp_path, uplinks, 1, stack)

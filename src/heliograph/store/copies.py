@@ -40,6 +40,7 @@ KEPT = 2
 # Events beyond the newest that a ledger copy keeps, for they explain figures.
 EVIDENCE = ("recovered", "restored", "released", "swap", "reset", "rollover")
 EVENTS = 2000
+BEHIND = "requests have left that this store does not know of; its journal was lost, or an older one was put in place"
 NO_STORE = "there is no store in it"
 
 # The same fact stands in several places; a byte that turned over in one of them shows here. Each query finds rows that
@@ -83,6 +84,8 @@ class Copy:
     sha256: str
     last_day: date | None
     """Newest closed day in it."""
+    claims: int = 0
+    """Number of the newest request in it."""
 
     def as_json(self) -> dict[str, Any]:
         last = str(self.last_day) if self.last_day else None
@@ -132,14 +135,15 @@ def verified(path: Path) -> Copy:
         # Immutable: nothing is written beside it, and a copy has no journal of its own.
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
             wrong = fault(database, thorough=True)
-            last = database.execute("SELECT max(day) FROM day").fetchone()[0] if not wrong else None
+            newest = "SELECT (SELECT max(day) FROM day), (SELECT max(id) FROM claim)"
+            last, claims = database.execute(newest).fetchone() if not wrong else (None, None)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise StoreError(f"the copy {path} cannot be read: {error}", hint=hint) from error
     if wrong:
         raise StoreError(f"the copy {path} is damaged: {wrong}", hint=hint)
-    return Copy(path, path.stat().st_size, digest, date.fromisoformat(last) if last else None)
+    return Copy(path, path.stat().st_size, digest, date.fromisoformat(last) if last else None, claims or 0)
 
 
 def target_of(data_dir: Path, wish: Path | None, now: datetime) -> Path:
@@ -346,6 +350,12 @@ def open_checked(data_dir: Path, now: datetime) -> tuple[Store, Loss | None, int
             raise
         loss = replace_damaged(data_dir, now, error.message)
         store = Store.writer(data_dir)
+    if store.fault is None and loss is None and (known is None or known > store.outbox.newest_claim()):
+        newest = _newest(data_dir)[0]
+        if newest is not None and newest.claims > store.outbox.newest_claim():
+            store.close()
+            loss = replace_damaged(data_dir, now, BEHIND)
+            store = Store.writer(data_dir)
     return store, loss, known
 
 
@@ -353,7 +363,7 @@ def compared(store: Store, data_dir: Path, now: datetime, loss: Loss | None, kno
     """Whether requests have left that this store does not know of; what was lost is noted in it."""
     known = newest_claim(data_dir) if known is None else known  # the card may be back
     if loss is None and (known is None or known > store.outbox.newest_claim()):
-        loss = Loss("requests have left that this store does not know of; an older one was put in its place")
+        loss = Loss(BEHIND)
     if loss is not None and not loss.copy:
         note_loss(store._connection, loss, now, known)
     note_claim(data_dir, store.outbox.newest_claim())
@@ -395,6 +405,17 @@ def _copies(data_dir: Path) -> list[Path]:
     return sorted((data_dir / COPIES).glob("heliograph-*.db"), reverse=True)
 
 
+def _newest(data_dir: Path) -> tuple[Copy | None, list[str]]:
+    """The newest copy that verifies, and what is wrong with those before it."""
+    complaints: list[str] = []
+    for path in _copies(data_dir):
+        try:
+            return verified(path), complaints
+        except StoreError as error:
+            complaints.append(error.message)
+    return None, complaints
+
+
 def _damage(data_dir: Path) -> str:
     path, marker = data_dir / FILE, data_dir / RUNNING
     if not marker.exists():
@@ -422,18 +443,15 @@ def _damage(data_dir: Path) -> str:
 def replace_damaged(data_dir: Path, now: datetime, cause: str) -> Loss:
     """Moves the store away, never deletes it, and puts the newest copy that verifies in its place."""
     quarantine = _into_quarantine(data_dir, now)
-    for copy in _copies(data_dir):
-        try:
-            verified(copy)
-        except StoreError as error:
-            cause += f"; {error.message}"
-            continue
-        loss = Loss(cause, copy.name, quarantine)
+    copy, complaints = _newest(data_dir)
+    cause = "; ".join((cause, *complaints))
+    if copy is not None:
+        loss = Loss(cause, copy.path.name, quarantine)
         fresh = data_dir / (FILE + PARTIAL)
         try:
             for name in (fresh, *(fresh.with_name(fresh.name + end) for end in ("-wal", "-shm"))):
                 name.unlink(missing_ok=True)
-            shutil.copyfile(copy, fresh)
+            shutil.copyfile(copy.path, fresh)
             fresh.chmod(0o600)
             connection = Connection.open(fresh, write=True)
             try:
@@ -446,7 +464,7 @@ def replace_damaged(data_dir: Path, now: datetime, cause: str) -> Loss:
             flush(data_dir)
         except OSError as error:
             hint = "Free some space on the card, or mount it writable; the copies are untouched."
-            raise StoreError(f"{copy.name} could not be put in place: {error.strerror}", hint=hint) from error
+            raise StoreError(f"{copy.path.name} could not be put in place: {error.strerror}", hint=hint) from error
         return loss
     return Loss(cause, quarantine=quarantine, empty=True)
 
