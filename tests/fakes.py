@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from heliograph import library
@@ -16,6 +20,15 @@ from heliograph.work.close_days import Rules
 SINGAPORE = ZoneInfo("Asia/Singapore")
 START = datetime(2026, 3, 13, 16, tzinfo=UTC)  # midnight of 14 March in Singapore
 RULES = Rules(SINGAPORE, timedelta(minutes=15), timedelta(hours=2), "hold")
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder in memory where there is one: what survives a power cut is tested elsewhere, and flushing takes time."""
+    memory = Path("/dev/shm")
+    usable = memory.is_dir() and os.access(memory, os.W_OK)
+    with tempfile.TemporaryDirectory(prefix="heliograph-", dir=memory if usable else None) as folder:
+        yield Path(folder)
 
 
 class FakeClock:

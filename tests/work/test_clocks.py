@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -22,7 +21,7 @@ from heliograph.core.readings import Moment, Reading
 from heliograph.store import Store
 from heliograph.work.close_days import Rules, close_days
 from heliograph.work.deliver import Pace, deliver
-from tests.fakes import RULES, START, FakeClock, FakeUplink, a_meter
+from tests.fakes import RULES, START, FakeClock, FakeUplink, a_meter, in_memory
 
 SCENARIOS = int(os.environ.get("HELIOGRAPH_CLOCKS", "1000"))
 METER = a_meter()
@@ -32,12 +31,8 @@ SPLIT = Rules(RULES.zone, RULES.after, RULES.max_estimated, "split")
 
 @pytest.fixture
 def quick() -> Iterator[Path]:
-    """A folder in memory where there is one: what survives a power cut is tested elsewhere, and flushing takes time."""
-    memory = Path("/dev/shm")
-    usable = memory.is_dir() and os.access(memory, os.W_OK)
-    folder = Path(tempfile.mkdtemp(prefix="heliograph-", dir=memory if usable else None))
-    yield folder
-    shutil.rmtree(folder)
+    with in_memory() as folder:
+        yield folder
 
 
 class Box:
