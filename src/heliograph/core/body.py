@@ -16,8 +16,8 @@ from typing import Any
 
 from heliograph.core import figures
 
-# An object without another one in it. Texts are passed over, whatever braces they hold.
-_INNERMOST = re.compile(r'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')
+# What begins and ends objects. Texts are passed over whole, whatever braces they hold.
+_BRACES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]')
 _AROUND = 56
 _SECOND = timedelta(seconds=1)
 
@@ -44,18 +44,30 @@ def said(body: bytes, remote_id: str, day: date, ends: Collection[datetime], *, 
         root = json.loads(text, parse_float=Decimal, parse_int=Decimal)
     except ValueError:
         return None
-    places = list(_INNERMOST.finditer(text))
+    places = list(_places(text))
     records = list(_innermost(root, addressed, remote_id))
     if len(places) != len(records):
         return None
-    for place, (record, ours) in zip(places, records, strict=True):
+    for (start, end), (record, ours) in zip(places, records, strict=True):
         by_end = any(_instant(value, ends) for value in record.values())
         if ours and (by_end or day.isoformat() in record.values()):
-            first, last = max(0, place.start() - _AROUND), min(len(text), place.end() + _AROUND // 2)
+            first, last = max(0, start - _AROUND), min(len(text), end + _AROUND // 2)
             excerpt = ("…" if first else "") + text[first:last] + ("…" if last < len(text) else "")
             numbers = tuple((key, str(value)) for key, value in record.items() if _number(value) is not None)
             return Said(excerpt, numbers, by_end)
     return None
+
+
+def _places(text: str) -> Iterator[tuple[int, int]]:
+    """Where objects without another one in them begin and end, in the order of the text."""
+    opened: int | None = None
+    for token in _BRACES.finditer(text):
+        if token[0] == "{":
+            opened = token.start()
+        elif token[0] == "}":
+            if opened is not None:
+                yield opened, token.end()
+            opened = None
 
 
 def in_wh(key: str, text: str) -> int | None:
