@@ -212,6 +212,7 @@ def test_what_meters_and_platforms_say_cannot_write_the_page(tmp_path: Path) -> 
     raw = sqlite3.connect(tmp_path / FILE)
     raw.execute("UPDATE outbox SET answer = ?, rule = ?, remedy = ?, remote_id = ?, process_id = ?", [evil] * 5)
     raw.execute("UPDATE reading SET doubt = ? WHERE doubt <> ''", [evil])
+    raw.execute("UPDATE reading SET function = ?", [evil])
     raw.execute("UPDATE boot SET boot = ?, software = ?", [evil] * 2)
     raw.execute("UPDATE meter SET serial = ?", [evil])
     raw.execute("UPDATE held SET reason = ?", [evil])
