@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from heliograph import library
+from heliograph import app, library
 from heliograph.cli import heliograph
 from heliograph.core.errors import ConfigError, HeliographError, StoreError
 from heliograph.store.connection import FILE
@@ -79,6 +79,15 @@ def test_a_day_is_explained_the_same_after_its_map_changed_and_its_meter_left(
         assert json.loads(now.stdout) == told
     assert told["closing"]["before"]["decoded"]["addresses"] == [0x4A, 0x4B]
     assert told["maps"][0]["name"] == name
+
+
+def test_a_start_of_the_gateway_stores_the_maps_with_what_they_extend(tmp_path: Path) -> None:
+    site = app.load(config(tmp_path, tmp_path / "data", map="eastron-sdm660"))
+    with site.writer():
+        pass
+    texts = _texts(tmp_path / "data")
+    assert sorted(name for name, _ in texts.values()) == ["eastron-sdm630", "eastron-sdm660"]
+    assert library.from_texts(site.maps[0].digest, texts) == site.maps[0].map
 
 
 def _texts(data: Path) -> dict[str, tuple[str, str]]:
