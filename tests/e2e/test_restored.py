@@ -301,3 +301,30 @@ def test_without_a_copy_the_total_goes_on_from_the_platforms_and_nothing_is_inve
             assert [str(one) for one in site.platform.violations] == []
             status = daemon.answer("/api/v1/status")
             assert any("begun anew" in alarm for alarm in status["alarms"])
+
+
+def test_a_day_inside_a_sum_waits_until_the_held_days_of_that_sum_are_released(tmp_path: Path) -> None:
+    """It is closed here and the platform shows nothing at its end: asked about alone, it would be sent once more."""
+    with ExitStack() as stack:
+        site = Site(tmp_path, ("drec",), 2006, stack, kw=50)
+        with site.running() as daemon:
+            site.to_midnight(daemon, 12)
+            daemon._copy()
+            for _ in range(3):
+                site.to_midnight(daemon, 12)
+        (sum_wh,) = site.platform.stored_wh("drec", "roof").values()
+        site.crash()
+        with site.running() as daemon:
+            for _ in range(2):
+                site.to_midnight(daemon, 12)
+            held = [entry.day for entry in daemon.store.days.held("roof")]
+            (first, *_) = daemon.store.outbox.shown("drec")
+            assert (first["day"], first["state"], len(held)) == (FIRST, "unclear", 3)
+            assert list(site.platform.stored_wh("drec", "roof").values()) == [sum_wh]
+            wish = {"first": str(held[0]), "last": str(held[-1]), "split": "time", "dry": False}
+            daemon.answer("/api/v1/meters/roof/release", wish)
+            site.to_midnight(daemon, 12)
+            rows = daemon.store.outbox.shown("drec")[:4]
+            assert [row["state"] for row in rows] == ["confirmed"] * 4
+            assert sum(row["period_wh"] for row in rows) == sum_wh
+            assert site.platform.violations == []
