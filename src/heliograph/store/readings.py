@@ -361,6 +361,7 @@ class Readings:
             newest[row["meter"]] = row
         keep |= {row["id"] for row in newest.values()}
         hours: set[tuple[int, int]] = set()
+        rows = self._left_over(rows, hours) + rows
         gone: dict[int, int | None] = {}
         relinked: list[tuple[int | None, int]] = []
         for row in rows:
@@ -382,3 +383,22 @@ class Readings:
                     [rows[-1]["at"], f"{len(gone)} samples thinned"],
                 )
         return len(gone)
+
+    def _left_over(self, rows: Sequence[Mapping[str, Any]], hours: set[tuple[int, int]]) -> list[dict[str, Any]]:
+        """The newest row of each meter in the batch before, which was kept for its link alone; now its next is known.
+
+        Without it a batch an hour would keep a row of each meter for ever. Adds the hours that are represented already.
+        """
+        first: dict[int, Mapping[str, Any]] = {}
+        for row in rows:
+            first.setdefault(row["meter"], row)
+        found = []
+        for row in first.values():
+            left = self._db.one("SELECT id, prev, meter, at, doubt FROM reading WHERE id = ?", [row["prev"]])
+            if left is None:
+                continue
+            found.append(left)
+            earlier = self._db.one("SELECT at FROM reading WHERE id = ?", [left["prev"]])
+            if earlier is not None:
+                hours.add((left["meter"], earlier["at"] // 3_600_000_000))
+        return found
