@@ -32,7 +32,7 @@ from heliograph.store import Store, schema
 from tests.store.acknowledged import tell_all
 
 # What a life may be killed in: the jobs of the daemon by their names (the bus is called "poll"), and what is no job.
-JOBS = ("poll", "close", "deliver redex", "deliver drec", "reconcile redex", "reconcile drec", "prune")
+JOBS = ("poll", "close", "deliver redex", "deliver drec", "prune")
 WHATS = (*JOBS, "backup", "migrate")
 # How deep in it the life was: not at all, in the job, in the part of it that stores.
 JOB, STORING = 1, 2

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from heliograph.core import chain
 from heliograph.core.coverage import Coverage
 from heliograph.core.daily import Day
 from heliograph.core.delivery import FOLLOWS, Parcel, State, Verdict
@@ -61,7 +62,7 @@ def tell_all(store: Store, tell: Callable[[Sequence[str]], object], *, early: bo
     store.outbox.settle = settle_and_tell  # type: ignore[method-assign]  # this store only
 
 
-def lost(raw: sqlite3.Connection, told: Iterable[str], *, after: int = 0) -> list[str]:
+def lost(raw: sqlite3.Connection, told: Sequence[str], *, after: int = 0) -> list[str]:
     """The lines that a file does not hold; of its readings only those with ids above `after` are looked at.
 
     A row of the outbox may be further on than was told, for the commit may come before the cut and the word after it.
@@ -73,11 +74,13 @@ def lost(raw: sqlite3.Connection, told: Iterable[str], *, after: int = 0) -> lis
             [after],
         )
     }
+    proved = _proved(raw) if any(line.startswith("day ") for line in told) else set()
     days = {
         f"day {name} {day} {period} {total}"
         for name, day, period, total in raw.execute(
             "SELECT name, day, period_wh, total_wh FROM day JOIN meter ON meter.id = day.meter"
         )
+        if (name, day) in proved
     }
     claims = {f"claim {id} {rows}" for id, rows in raw.execute("SELECT id, rows FROM claim")}
     known = readings | days | claims
@@ -105,7 +108,7 @@ def _from(state: State) -> set[State]:
 
 
 def flaws(raw: sqlite3.Connection) -> list[str]:
-    """What is wrong with a file by itself: pages, links, falls, and days that do not add up."""
+    """What is wrong with a file by itself: pages, links, falls, days that do not add up, a chain that is torn."""
     found = [str(row) for (row,) in raw.execute("PRAGMA integrity_check") if row != "ok"]
     found += [f"foreign key {row}" for row in raw.execute("PRAGMA foreign_key_check")]
     for text, statement in {
@@ -125,4 +128,19 @@ def flaws(raw: sqlite3.Connection) -> list[str]:
         " WHERE outbox.day = day.id) <> (SELECT count(DISTINCT uplink) FROM outbox WHERE outbox.meter = day.meter)",
     }.items():
         found += [f"{text}: {id}" for (id,) in raw.execute(statement)]
-    return found
+    return found + (_broken_chain(raw) if raw.execute("PRAGMA table_info(chain)").fetchone() else [])
+
+
+def _broken_chain(raw: sqlite3.Connection) -> list[str]:
+    head = chain.Head()
+    for seq, body, hash in raw.execute("SELECT seq, body, hash FROM chain ORDER BY seq"):
+        head = chain.Head(head.seq + 1, chain.link(head.hash, chain.digest(body.encode())))
+        if (seq, hash) != (head.seq, head.hash):
+            return [f"entry {seq} does not follow from the one before"]
+    days = set(raw.execute("SELECT name, day FROM day JOIN meter ON meter.id = day.meter"))
+    return [f"an entry without its day: {one}" for one in sorted(_proved(raw) - days)]
+
+
+def _proved(raw: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Days that have an entry in the chain."""
+    return set(raw.execute("SELECT body ->> 'meter', body ->> 'day' FROM chain WHERE kind = 'day'"))
