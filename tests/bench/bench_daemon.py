@@ -1,4 +1,6 @@
-"""Memory and CPU of the daemon with ten meters, everything stored durably: python tests/bench/bench_daemon.py [SECONDS]
+"""Memory, CPU, writes and flushes of the daemon with ten meters, everything stored durably; needs strace.
+
+python tests/bench/bench_daemon.py [SECONDS]
 
 The meters are polled every second so that a thousand polls take less than two minutes; a poll costs what it costs, and
 every poll is stored here, which a site does six times less often. The limits are those of ten meters every ten seconds.
@@ -21,6 +23,7 @@ from heliograph.rehearsal.server import Server
 from heliograph.store import Store
 
 METERS = 10
+FLUSHES_SECONDS = 30
 CONFIG = """
 [site]
 id = "bench"
@@ -75,6 +78,7 @@ def main() -> None:
             cpu, polls = _cpu(child.pid) - before, _polls(folder) - first
             written = _written(child.pid) - written
             memory = _resident(child.pid)
+            flushes, rounds = _flushes(child.pid, folder)
             child.terminate()
             child.wait()
     print(f"{polls} meter polls in {seconds:g} s, each stored and flushed in a round of {METERS}")
@@ -84,6 +88,8 @@ def main() -> None:
     print(
         f"writes  {written / polls:6.0f} bytes per stored reading       {daily:.1f} MB a day at one a minute (limit 40)"
     )
+    daily = flushes / rounds * 1440
+    print(f"flushes {flushes / rounds:6.2f} per round of {METERS} meters          {daily:.0f} a day (limit 2000)")
 
 
 def _cpu(pid: int) -> float:
@@ -99,6 +105,19 @@ def _resident(pid: int) -> float:
 def _written(pid: int) -> int:
     lines = Path(f"/proc/{pid}/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("write_bytes")).split()[1])
+
+
+def _flushes(pid: int, folder: Path) -> tuple[int, float]:
+    """Flushes and rounds while strace looks on; apart from the rest, for being watched costs time."""
+    trace = folder / "flushes"
+    command = ["strace", "-f", "-p", str(pid), "-e", "trace=fsync,fdatasync", "-o", str(trace)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as watcher:
+        time.sleep(1)
+        first, before = _polls(folder), trace.read_text().count("sync(")
+        time.sleep(FLUSHES_SECONDS)
+        polls, flushes = _polls(folder) - first, trace.read_text().count("sync(") - before
+        watcher.terminate()
+    return flushes, polls / METERS
 
 
 def _settled(folder: Path) -> bool:
