@@ -233,7 +233,7 @@ def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: P
         print(dict(sorted(stage.falls.items())), f"{old.migrated} stores migrated, {old.pruned} pruned")
         print(f"{site.copies} copies")
         for what in (*(f"{job}, storing" for job in JOBS), "backup", "migrate"):
-            assert stage.falls[what] >= KILLS / 200, f"too few kills in: {what}"
+            assert stage.falls[what] >= KILLS // 200, f"too few kills in: {what}"
         old.done()
         site.done()
 
@@ -293,7 +293,8 @@ class KilledSite:
             self.copies += 1
         assert made == {}, "a copy that was reported is not there"
         left = list((self.stage.data / COPIES).glob("*.partial"))
-        assert len(left) <= 1, "what a kill leaves of a copy is removed by the next start"
+        # One life may have been at two: the whole store, because it was asked, and the ledger, which it does by itself.
+        assert len(left) <= 2, "what a kill leaves of a copy is removed by the next start"
 
     def done(self) -> None:
         """Lives once more, until all is delivered, and adds up what the meters, the store and the platforms say."""
@@ -351,6 +352,7 @@ class KilledOld:
 
     def begin(self, chance: random.Random) -> None:
         versions = sorted((path.stem for path in SAVED.glob("*.db")), key=lambda name: int(name[1:]))
+        self.prunes = 0
         self.stage.old.mkdir()
         shutil.copy(SAVED / f"{chance.choice(versions[:-1])}.db", self.stage.old / FILE)
         with closing(sqlite3.connect(self.stage.old / FILE)) as raw:
@@ -370,8 +372,9 @@ class KilledOld:
         migrated, pruned = pending and not self._pending(), thinned is not None and int(thinned[0]) >= self.last
         self.migrated += migrated
         self.pruned += pruned
-        # A migration is over sooner than pruning: some stores are migrated only.
-        if pruned or (migrated and chance.random() < 0.5):
+        self.prunes += not pending
+        # A migration is over sooner than pruning: some stores are migrated only, and none is pruned for ever.
+        if pruned or self.prunes > 8 or (migrated and chance.random() < 0.5):
             shutil.rmtree(self.stage.old)
             self.begin(chance)
 
