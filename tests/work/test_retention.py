@@ -40,7 +40,7 @@ def folder() -> Iterator[Path]:
 def size(store: Store, folder: Path) -> int:
     """Bytes in use, without what pruning has left free."""
     copy = folder / "copy.db"
-    store._connection._database.conn.execute(f"VACUUM INTO '{copy}'")
+    store._connection._ready(write=True).conn.execute(f"VACUUM INTO '{copy}'")
     found = copy.stat().st_size
     copy.unlink()
     return found
