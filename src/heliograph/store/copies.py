@@ -70,6 +70,10 @@ CONTRADICTIONS: dict[str, str] = {
         " WHERE meter.id IS NULL OR boot.id IS NULL OR layout.id IS NULL OR reading.prev >= reading.id"
         " OR NOT json_valid(reading.vals)"
     ),
+    "a list is garbled": (
+        "SELECT names FROM layout WHERE NOT json_valid(names) UNION ALL"
+        " SELECT subject FROM learned WHERE NOT json_valid(value)"
+    ),
     "a newest reading is missing": (
         "SELECT meter.id FROM meter LEFT JOIN reading ON reading.id = meter.last"
         " WHERE meter.last NOT NULL AND (reading.id IS NULL OR reading.meter <> meter.id)"
@@ -110,6 +114,11 @@ def fault(database: sqlite3.Connection) -> str:
         return f"a newer Heliograph wrote it (schema {unknown[-1]})"
     if len(applied) == len(migrations._migrations) and (gone := _columns() - _columns(database)):
         return f"table {min(gone)[0]} is not what it should be"
+    # Every text is looked at once: one that is no UTF-8 any more cannot be read when it is needed.
+    for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        columns = "DISTINCT function, doubt" if name == "reading" else "*"
+        for _ in database.execute(f"SELECT {columns} FROM {name}"):
+            pass
     for what, query in CONTRADICTIONS.items():
         if (row := database.execute(query + " LIMIT 1").fetchone()) is not None:
             return f"{what} ({row[0]})"
