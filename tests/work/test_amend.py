@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
@@ -180,3 +182,26 @@ def test_only_held_days_are_released_and_from_the_first_on(store: Store) -> None
     with pytest.raises(UsageError, match="where 2026-03-15 begins"):
         release(METER, date(2026, 3, 15), date(2026, 3, 16), "time", store, at(98), RULES)
     assert len(store.days.held("roof")) == 3
+
+
+@pytest.mark.parametrize(
+    ("doubt", "kind"),
+    [
+        ("the serial number changed from 111 to 222; was the meter replaced?", "swap"),
+        ("energy_export fell from 5000 to 700 Wh", "reset"),
+    ],
+)
+def test_a_counter_in_doubt_comes_with_the_command_that_settles_it(store: Store, doubt: str, kind: SeamKind) -> None:
+    read(store, 9, 5_000)
+    for hours, wh in ((11, 700), (15, 2_100), (23.99, 3_100)):
+        read(store, hours, wh, doubt)
+    seen = health("site", [METER], store, FakeClock(at(24)), RULES)
+    words = shlex.split(seen.meters[0].proposal)
+    assert words[:3] == ["heliograph", "swap", "roof"] and seen.meters[0].proposal in seen.alarms[0]
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    assert given.get("--kind", "swap") == kind and ("--new-serial" in given) == (kind == "swap")
+    old, new = (int(Decimal(given[name]) * 1000) for name in ("--old-index", "--new-index"))
+    assert (old, new) == (5_000, 700)
+    proposed = Seam("roof", datetime.fromisoformat(given["--at"]), kind, old, new, new_serial="222")
+    assert record_seam(METER, proposed, store, at(24)).readings == 3
+    assert health("site", [METER], store, FakeClock(at(24)), RULES).meters[0].proposal == ""

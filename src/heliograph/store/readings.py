@@ -222,6 +222,14 @@ class Readings:
             raise StoreError(f"reading {id} is not in the store", hint="The store is incomplete; restore a backup.")
         return self._reading(row)
 
+    def behind(self, reading: Reading) -> Reading | None:
+        """The next stored reading of its meter."""
+        row = self._db.one(
+            self._READING + " WHERE reading.id > ? AND meter.name = ? ORDER BY reading.id LIMIT 1",
+            [reading.id, reading.meter],
+        )
+        return self._reading(row) if row else None
+
     def back(self, meter: str) -> Iterator[Reading]:
         """Readings of a meter, newest first, doubtful ones included."""
         row = self._db.one("SELECT last FROM meter WHERE name = ?", [meter])

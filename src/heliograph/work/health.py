@@ -11,7 +11,9 @@ from heliograph import __version__
 from heliograph.core import daily, durations
 from heliograph.core.chain import fingerprint
 from heliograph.core.errors import StoreError
+from heliograph.core.figures import kwh
 from heliograph.core.ledger import continuous
+from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
@@ -43,6 +45,8 @@ class MeterHealth:
     """Latest failure of the meter while it lasts; known only to the running daemon."""
     seam: str
     """The newest swap, reset, rollover or correction."""
+    proposal: str
+    """While the counter is in doubt: the command that records a seam, with what was read last on both sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ def _seen(meter: Meter, now: datetime, live: Live) -> MeterHealth:
         "",
         live.errors.get(meter.id, ""),
         "",
+        "",
     )
 
 
@@ -237,7 +242,19 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         last.doubt if last else "",
         error,
         f"seam {seams[-1].id}: {seams[-1]}" if seams else "",
+        _proposal(meter.id, good, store) if state == "doubtful" else "",
     )
+
+
+def _proposal(meter: str, good: Reading | None, store: Store) -> str:
+    """A seam from what is known; a person compares it with the displays before it is recorded."""
+    doubted = store.readings.behind(good) if good is not None else None
+    if good is None or good.index_wh is None or doubted is None or doubted.index_wh is None:
+        return f"heliograph swap {meter} --help"
+    serial = " --new-serial NUMBER" if "serial number changed" in doubted.doubt else ""
+    kind = "" if serial else " --kind reset"
+    counters = f"--old-index {kwh(good.index_wh)} --new-index {kwh(doubted.index_wh)}"
+    return f"heliograph swap {meter} {counters}{serial}{kind} --at {doubted.moment.at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 _UNREAD = ProofHealth(0, "", "", 0, None, "", "")
@@ -295,8 +312,8 @@ def _alarms(
             )
         elif meter.state == "doubtful":
             found.append(
-                f"{meter.id}: {meter.doubt}. Nothing is booked until it is back, or until you record what happened: "
-                f"heliograph swap {meter.id} --help"
+                f"{meter.id}: {meter.doubt}. Nothing is booked until it is back, or until you record what happened, "
+                f"with what both counters showed at that moment: {meter.proposal}"
             )
     if held:
         found.append(f"{held} day{'s are' if held > 1 else ' is'} held. Why: heliograph days")
