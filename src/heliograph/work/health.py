@@ -215,7 +215,7 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
     state: MeterState = "ok"
     if last_at is None:
         state = "never read"
-    elif last is not None and last.doubt:
+    elif last is not None and last.doubt and not last.settled:
         state = "doubtful"
     elif now - last_at > meter.cadence:
         state = "stale"
@@ -239,7 +239,7 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         total,
         days.day if days else None,
         days.period_wh if days else None,
-        last.doubt if last else "",
+        last.doubt if last and not last.settled else "",
         error,
         f"seam {seams[-1].id}: {seams[-1]}" if seams else "",
         _proposal(meter.id, good, store) if state == "doubtful" else "",
