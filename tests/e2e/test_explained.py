@@ -84,6 +84,25 @@ def test_every_delivered_day_is_what_its_words_its_request_and_the_platform_say(
                 _would_be_noticed(told, _sent(store, told, remote), platform_wh)
     store.close()
     assert explained >= DAYS * len(demo.METERS)
+    _proven(tmp_path, held)
+
+
+def _proven(folder: Path, held: Mapping[str, Mapping[date, int]]) -> None:
+    """The evidence of the same days, taken to a computer that knows nothing of the site."""
+    days = sorted(day for meter in held.values() for day in meter)
+    words = ["export", str(folder / "site.pack"), "--from", str(days[0]), "--to", str(days[-1])]
+    done = CliRunner().invoke(heliograph, ["--config", str(folder / "config.toml"), *words], standalone_mode=False)
+    assert done.exception is None, repr(done.exception)
+    found = CliRunner().invoke(heliograph, ["verify", str(folder / "site.pack"), "--json"], standalone_mode=False)
+    assert found.exception is None, repr(found.exception)
+    told = json.loads(found.stdout)
+    assert told["sound"] and told["findings"] == [] and told["checkpoints"] > 0
+    for meter, delivered in held.items():
+        # The platform may not have confirmed the last day yet, which is closed all the same.
+        proven = told["meters"][meter]
+        assert proven["days"] >= len(delivered) and proven["wh"] >= sum(delivered.values())
+        if proven["days"] == len(delivered):
+            assert proven["wh"] == sum(delivered.values()) and proven["confirmed"] == {"redex": len(delivered)}
 
 
 def disagreements(told: Mapping[str, Any], before: int, sent: Mapping[str, str], platform_wh: int) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,7 +51,7 @@ class MeterSum:
     """Held or missing."""
     first: str = ""
     last: str = ""
-    confirmed: Counter[str] = field(default_factory=Counter)
+    confirmed: dict[str, int] = field(default_factory=dict)
     """Days by platform that confirmed them."""
 
 
@@ -311,7 +310,8 @@ class Audit:
                     self._find(f"{body['uplink']}: {meter} {day} was confirmed before")
                 if body["state"] == FINAL:
                     self._final.add(row)
-                    self._meter(meter).confirmed[body["uplink"]] += 1
+                    confirmed = self._meter(meter).confirmed
+                    confirmed[body["uplink"]] = confirmed.get(body["uplink"], 0) + 1
         if body["request"] is not None:
             self._requests.setdefault(body["request"]["sha256"], self._number)
 
