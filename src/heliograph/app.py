@@ -27,7 +27,7 @@ from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, Me
 from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
-    from heliograph.store import Store, copies
+    from heliograph.store import Store, opening
     from heliograph.uplink import tokens
 
 log = structlog.get_logger()
@@ -98,7 +98,8 @@ class App:
     @contextmanager
     def writer(self) -> Iterator[Store]:
         """The store, for the one process that may write it: held by a lock for as long as it is open."""
-        from heliograph.store import copies
+        from heliograph.store import opening
+        from heliograph.store.copies import sweep
 
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,8 +117,8 @@ class App:
                     f"another heliograph is running on {self.data_dir}",
                     hint="Ask it instead (heliograph status), or stop it: systemctl stop heliograph",
                 ) from error
-            copies.sweep(self.data_dir)
-            store, loss, known = copies.open_checked(self.data_dir, self.clock.now())
+            sweep(self.data_dir)
+            store, loss, known = opening.open_checked(self.data_dir, self.clock.now())
             suspect = False
             try:
                 store.introduce(partial(self._begin, store, loss, known))
@@ -129,7 +130,7 @@ class App:
                 suspect = suspect or store.fault is not None
                 store.close()
                 if not suspect:
-                    copies.unmark(self.data_dir)
+                    opening.unmark(self.data_dir)
         finally:
             os.close(handle)
 
@@ -146,16 +147,16 @@ class App:
         now = self.clock.now()
         return copies.copy_ledger(self.data_dir, now).as_json() if copies.due(self.data_dir, now) else None
 
-    def _begin(self, store: Store, loss: copies.Loss | None, known: int | None) -> None:
+    def _begin(self, store: Store, loss: opening.Loss | None, known: int | None) -> None:
         """What is written at a start, as soon as it can be."""
-        from heliograph.store import copies
+        from heliograph.store import opening
 
-        loss = copies.compared(store, self.data_dir, self.clock.now(), loss, known)
+        loss = opening.compared(store, self.data_dir, self.clock.now(), loss, known)
         if loss is not None:
             log.error("store_lost", what=str(loss), hint="heliograph status says what is waited for.")
         self._introduce(store)
         with suppress(StoreError):  # a card that has no room for a marker must not stop the metering
-            copies.mark(self.data_dir, "open")
+            opening.mark(self.data_dir, "open")
 
     def _introduce(self, store: Store) -> None:
         """Tells the store which site, boot, maps and meters there are, and queues days an added uplink has missed."""

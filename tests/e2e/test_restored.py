@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from heliograph import app, library
+from heliograph import app, library, seal
 from heliograph.core import daily
+from heliograph.core.chain import canonical
 from heliograph.core.readings import Moment, Reading
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.demo import ZONE
@@ -24,10 +25,12 @@ from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_exchange import Platform
 from heliograph.rehearsal.sun import Sky
-from heliograph.store import Store, copies
+from heliograph.store import Store, opening
 from heliograph.store.connection import FILE
 from heliograph.work.explain import explain
+from heliograph.work.export import pack
 from tests.fakes import FakeClock
+from tests.work.test_export import audited, manifest
 
 LIVES = int(os.environ.get("HELIOGRAPH_RESTORES", "6"))
 FIRST = date(2026, 3, 13)
@@ -122,7 +125,7 @@ class Site:
 
     def crash(self) -> None:
         """What a power cut leaves: the mark of a store in use, and a garbled file."""
-        copies.mark(self.data, "open")
+        opening.mark(self.data, "open")
         with (self.data / FILE).open("r+b") as file:
             file.write(b"\xff" * 4096)
 
@@ -146,6 +149,10 @@ class Site:
         assert not held and sum(ours.values()) == metered > 0
         assert [str(one) for one in self.platform.violations] == []
         assert ceiling or all(set(states) == {"confirmed"} for states in store.outbox.counts().values())
+        # The chain goes on over the restore, and every border follows from what it rests on.
+        whole = pack(store, "site", min(ours), max(ours), ["roof"], last.at)
+        lines = [(canonical(line) if isinstance(line, dict) else line) + b"\n" for line in whole]
+        assert [str(one) for one in audited([*lines, manifest(lines, self.data / seal.FILE)]).findings] == []
 
 
 BOTH: tuple[Platform, ...] = ("redex", "drec")
@@ -193,7 +200,7 @@ def test_rows_sent_blindly_after_a_restore_would_be_seen_by_the_platforms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: without the note that a store was lost, the same life goes wrong."""
-    monkeypatch.setattr(copies, "note_loss", lambda *_: None)
+    monkeypatch.setattr(opening, "note_loss", lambda *_: None)
     with ExitStack() as stack:
         site = Site(tmp_path, BOTH, 1, stack)
         with site.running() as daemon:

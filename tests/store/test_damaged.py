@@ -19,9 +19,10 @@ import pytest
 
 from heliograph.core.delivery import Parcel, Verdict
 from heliograph.core.errors import StoreError
-from heliograph.store import Store, copies
+from heliograph.store import Store, copies, opening
 from heliograph.store.connection import FILE
-from heliograph.store.copies import Loss, compared, copy_ledger, copy_whole, mark, open_checked, unmark
+from heliograph.store.copies import copy_ledger, copy_whole
+from heliograph.store.opening import Loss, compared, mark, open_checked, unmark
 from heliograph.store.outbox import CLAIMED, RECOVERY, newest_claim
 from tests.store.test_store import START, closed, reading
 
@@ -149,7 +150,7 @@ def test_a_damaged_file_is_noticed_or_harmless(crashed: Path, tmp_path: Path) ->
         else:
             count["noticed"] += 1
             assert sent == set() and store.journal.learned(RECOVERY)["cause"], where
-            if loss.quarantine and not loss.cause.startswith(copies.BEHIND):  # that one was opened before it was moved
+            if loss.quarantine and not loss.cause.startswith(opening.BEHIND):  # that one was opened before it was moved
                 for name, data in bytes_left.items():
                     assert name.endswith("-shm") or (folder / loss.quarantine / name).read_bytes() == data, where
             assert not loss.empty and loss.copy in ("", "heliograph-20260419T010203Z-ledger.db")
@@ -252,7 +253,7 @@ def test_what_is_not_the_files_fault_moves_no_file(site: Path, monkeypatch: pyte
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         raise error
 
-    monkeypatch.setattr(copies, "fault", busy)
+    monkeypatch.setattr(opening, "fault", busy)
     store, loss = opened(site, NOW)  # whether the card takes anything, it says itself
     store.close()
     assert loss is None and not (site / "quarantine").exists() and (site / FILE).exists()

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -279,6 +280,16 @@ def test_a_device_key_stays_the_same_and_is_nobody_elses(tmp_path: Path) -> None
     assert not seal.verify(first.key, b"b", first.signature)
     assert (tmp_path / seal.FILE).stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [seal.FILE]
+
+
+def test_an_edited_date_does_not_keep_the_auditor_for_years(made: Made) -> None:
+    """Where a gap was split along daylight, its light is reckoned anew: not that of seven thousand years."""
+    folder, _, lines = made
+    row = next(number for number, line in enumerate(lines) if b'"method":"daylight"' in line and b'"after":{"' in line)
+    wrong = [*lines[:row], re.sub(rb'("after":\{[^{}]*"at":")2', rb"\g<1>9", lines[row]), *lines[row + 1 : -1]]
+    assert wrong[row] != lines[row]
+    texts = [str(one) for one in audited([*wrong, manifest(wrong, folder / seal.FILE)]).findings]
+    assert any("does not follow from its readings (daylight)" in text for text in texts)
 
 
 def test_most_findings_are_bounded() -> None:

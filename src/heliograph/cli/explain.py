@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import click
 
+from heliograph.cli.explain_words import READ, answer, bounds, coverage, proof, runs, serial, utc
 from heliograph.cli.options import a_day, config_option, json_option, one_of, print_json
 from heliograph.core.daily import day_of
 from heliograph.core.errors import UsageError
@@ -104,9 +103,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"    {_at(found['ends'], zone)}"
     yield f"  production is {found['production']}; meter serial {serial(found)}"
     if found["state"] == "closed":
-        yield f"  closed {_utc(found['closed_at'])} by heliograph {found['software']}"
+        yield f"  closed {utc(found['closed_at'])} by heliograph {found['software']}"
         if held := found["held"]:
-            yield f"  it was held since {_utc(held['since'])}: {held['reason']}"
+            yield f"  it was held since {utc(held['since'])}: {held['reason']}"
         yield from ("", "The figure", f"  {found['formula']}", f"  {found['total_formula']}")
         yield f"  {found['since_formula']}"
         for title, key in (("Start of the day", "opening"), ("End of the day", "closing")):
@@ -121,21 +120,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _evidence(found)
 
 
-def serial(found: Mapping[str, Any]) -> str:
-    start, end = found["serial_at_start"], found["serial"]
-    if start == end:
-        return str(end or "not known")
-    return f"{start or 'not known'}, and {end} at the end of the day"
-
-
 def _at(at: datetime, zone: ZoneInfo) -> str:
     """A moment as the auditor and as the people of the site know it."""
     local = at.astimezone(zone)
     return f"{at:%Y-%m-%d %H:%M:%S} UTC ({local:%d %b %H:%M:%S} local)"
-
-
-def _utc(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _border(title: str, border: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
@@ -167,7 +155,7 @@ def _without_figure(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     for title, key in (("the last border before it", "border_before"), ("the first border after it", "border_after")):
         if (border := found[key]) is not None:
             yield (
-                f"  {title}: {_utc(border['at'])}, counter {kwh(border['index_wh'])} kWh,"
+                f"  {title}: {utc(border['at'])}, counter {kwh(border['index_wh'])} kWh,"
                 f" running total {kwh(border['total_wh'])} kWh"
             )
     before, after = found["border_before"], found["border_after"]
@@ -178,23 +166,6 @@ def _without_figure(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     for label, key in READ:
         if (reading := found[key]) is not None:
             yield from _reading(label, reading, zone)
-
-
-READ = (
-    ("last read before it", "read_before"),
-    ("first read on it", "first_within"),
-    ("last read on it", "last_within"),
-    ("first read after it", "read_after"),
-)
-"""Of a day without a figure: which readings are shown."""
-
-
-def bounds(found: Mapping[str, Any]) -> str:
-    """What a day without a figure may have been."""
-    least, most = found["bounds"]["at_least_wh"], found["bounds"]["at_most_wh"]
-    if most is None:
-        return f"so far {kwh(least)} kWh were counted between readings of this day"
-    return f"by these readings the day was at least {kwh(least)} kWh and at most {kwh(most)} kWh"
 
 
 def _on_the_way(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
@@ -215,63 +186,11 @@ def _on_the_way(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
         day = "on this day" if seam["on_this_day"] else "before it"
         yield f"  {seam['text']} ({day}): from there on {seam['offset_wh']:+,} Wh are added to the device's counter"
         if seam["recorded"]:
-            yield f"    recorded {_utc(seam['recorded'])}{': ' * bool(seam['note'])}{seam['note']}"
+            yield f"    recorded {utc(seam['recorded'])}{': ' * bool(seam['note'])}{seam['note']}"
     if found["events"]:
         yield from ("", "Noted about this day")
     for event in found["events"]:
         yield f"  {_at(event['at'], zone)}, {event['kind']}: {event['text']}"
-
-
-def coverage(told: Mapping[str, Any] | None) -> Iterator[str]:
-    """How well the meter was read on the day."""
-    if told is None:
-        yield "polls were not counted on this day"
-        return
-    bad = "".join(f", {number} {name}" for name, number in told["bad"].items())
-    away = f", {told['not_asked']} not asked" if told["not_asked"] else ""
-    lost = f", {told['unstored']} not stored" if told["unstored"] else ""
-    yield f"polls: {told['expected']} expected, {told['good']} good{bad}{away}{lost}"
-    for gap in told["gaps"]:
-        yield f"nothing from {gap['from']:%H:%M:%S} to {gap['to']:%H:%M:%S} UTC: {gap['why']}"
-
-
-def proof(told: Mapping[str, Any] | None) -> str:
-    """Where the day stands in the hash chain."""
-    if told is None:
-        return "This day has no entry in the hash chain."
-    entry = f"Entry {told['entry']} of the hash chain, {told['hash']}"
-    if told["carried"]:
-        entry += ", made later for what an older version had closed"
-    if told["signed_at"] is None:
-        return f"{entry}; not signed yet."
-    return f"{entry}; signed with entry {told['checkpoint']} at {_utc(told['signed_at'])} by {told['fingerprint']}."
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Samples in a row that were doubted for the same reason."""
-
-    when: str
-    counter: str
-    words: str
-    why: str
-    settled_by: str
-
-    @property
-    def word(self) -> str:
-        return "settled" if self.settled_by else "excluded"
-
-
-def runs(excluded: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
-    """A doubt that lasts is told once, with its first and last reading."""
-    for (why, settled_by), group in groupby(excluded, key=lambda one: (one["why"], one["settled_by"])):
-        first, *rest = list(group)
-        ends = [first, *rest[-1:]]
-        counters = ["-" if one["index_wh"] is None else kwh(one["index_wh"]) for one in ends]
-        when = " to ".join(f"{one['at']:%H:%M:%S}" for one in ends)
-        times = f" ({len(rest) + 1} readings)" if rest else ""
-        words = " to ".join(" ".join(one["words"]) or "none" for one in ends)
-        yield Run(when + times, " to ".join(counters), words, why, settled_by)
 
 
 def _submitted(found: Mapping[str, Any]) -> Iterator[str]:
@@ -282,7 +201,7 @@ def _submitted(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {one['uplink']} as {one['remote_id']}: {one['state']}"
         if one["claim"] is not None:
             attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
-            yield f"    sent {_utc(one['claimed_at'])} to {one['path']}{attempt}"
+            yield f"    sent {utc(one['claimed_at'])} to {one['path']}{attempt}"
             yield f"    body of {one['body_bytes']:,} bytes, sha256 {one['body_sha256']}"
             yield f"    {one['excerpt'] or 'this day is not found in it'}"
         if one["together"]:
@@ -291,26 +210,9 @@ def _submitted(found: Mapping[str, Any]) -> Iterator[str]:
             shown = "-" if figure["wh"] is None else f"{figure['wh']:,} Wh"
             yield f"    {figure['key']} {figure['sent']} = {shown}: {figure['is'] or 'NONE OF OUR FIGURES'}"
         if one["rule"] or one["answer"] or one["process_id"]:
-            yield f"    answer {_utc(one['changed'])}: {answer(one)}"
+            yield f"    answer {utc(one['changed'])}: {answer(one)}"
         if one["remedy"] and one["state"] not in ("accepted", "confirmed"):
             yield f"    next: {one['remedy']}"
-
-
-def answer(one: Mapping[str, Any]) -> str:
-    """What the platform said and what that means, in one line."""
-    process = f"process {one['process_id']}" if one["process_id"] else ""
-    rule = f"{one['rule']}: {one['answer']}" if one["answer"] else one["rule"]
-    return "; ".join(part for part in (rule, process, STATES[one["state"]]) if part)
-
-
-STATES = {
-    "due": "it waits for its turn",
-    "unclear": "it may or may not have arrived, and is asked about before anything is sent again",
-    "accepted": "the platform took it, and has not shown it yet",
-    "confirmed": "confirmed, for it was read back the same or its process ended well",
-    "rejected": "the platform refused it in words that no repetition cures",
-    "held": "the platform holds another value, or the account needs a person",
-}
 
 
 def _evidence(found: Mapping[str, Any]) -> Iterator[str]:

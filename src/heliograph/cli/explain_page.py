@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from heliograph import __version__
-from heliograph.cli.explain import READ, answer, bounds, coverage, proof, runs, serial
+from heliograph.cli.explain_words import READ, answer, bounds, coverage, proof, runs, serial, utc
 from heliograph.core.figures import kwh
 from heliograph.core.readings import Reading
 from heliograph.work.explain import longest
@@ -74,7 +74,7 @@ def page(found: Mapping[str, Any], samples: Sequence[Sample], now: datetime) -> 
         *_on_the_way(found, zone),
         *_submissions(found),
         *_evidence(found),
-        f"<footer>Made {_utc(now)} by heliograph {escape(__version__)} from the stored rows alone.</footer>",
+        f"<footer>Made {utc(now)} by heliograph {escape(__version__)} from the stored rows alone.</footer>",
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
@@ -91,7 +91,7 @@ def _head(title: str, found: Mapping[str, Any], zone: ZoneInfo) -> str:
         f"<br>Production is <code>{escape(found['production'])}</code>, meter serial {escape(serial(found))}"
     )
     if closed:
-        about += f"<br>Closed {_utc(found['closed_at'])} by heliograph {escape(found['software'])}"
+        about += f"<br>Closed {utc(found['closed_at'])} by heliograph {escape(found['software'])}"
     return (
         f'<header><div><h1>{escape(title)}</h1><p class="quiet">{about}</p></div><div class="figure">{figure}</div>'
         "</header>"
@@ -100,10 +100,6 @@ def _head(title: str, found: Mapping[str, Any], zone: ZoneInfo) -> str:
 
 def _at(at: datetime, zone: ZoneInfo) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC ({at.astimezone(zone):%d %b %H:%M:%S} local)"
-
-
-def _utc(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 # -- the figure and its borders ---------------------------------------------------------------------------------------
@@ -126,7 +122,7 @@ def _figure(found: Mapping[str, Any]) -> Iterator[str]:
     yield f'<section><h2>The figure</h2><table class="sums">{rows}</table>'
     yield f'<p class="quiet">{escape(found["since_formula"])}</p>'
     if held is not None:
-        yield f'<p class="quiet">It was held since {_utc(held["since"])}: {escape(held["reason"])}</p>'
+        yield f'<p class="quiet">It was held since {utc(held["since"])}: {escape(held["reason"])}</p>'
     yield "</section>"
 
 
@@ -191,7 +187,7 @@ def _without_figure(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<section><h2>What is known</h2>"
     before, after = found["border_before"], found["border_after"]
     rows = [
-        (label, _utc(one["at"]), kwh(one["index_wh"]), kwh(one["total_wh"]))
+        (label, utc(one["at"]), kwh(one["index_wh"]), kwh(one["total_wh"]))
         for label, one in (("Last border before it", before), ("First border after it", after))
         if one is not None
     ]
@@ -275,7 +271,7 @@ def _submissions(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"<section><h3>{escape(one['uplink'])} as {escape(one['remote_id'])}: {escape(one['state'])}</h3>"
         if one["claim"] is not None:
             yield (
-                f"<p>Sent {_utc(one['claimed_at'])} to <code>{escape(one['path'])}</code>, attempt {one['attempt']};"
+                f"<p>Sent {utc(one['claimed_at'])} to <code>{escape(one['path'])}</code>, attempt {one['attempt']};"
                 f" a body of {one['body_bytes']:,} bytes, sha256 <code>{one['body_sha256']}</code></p>"
                 f"<pre><code>{escape(one['excerpt']) or 'this day is not found in it'}</code></pre>"
             )
@@ -297,7 +293,7 @@ def _submissions(found: Mapping[str, Any]) -> Iterator[str]:
                 numbers={1, 2},
             )
         if one["rule"] or one["answer"] or one["process_id"]:
-            yield f"<p>Answer {_utc(one['changed'])}: {escape(answer(one))}</p>"
+            yield f"<p>Answer {utc(one['changed'])}: {escape(answer(one))}</p>"
         if one["remedy"] and one["state"] not in ("accepted", "confirmed"):
             yield f"<p><b>Next:</b> {escape(one['remedy'])}</p>"
         yield "</section>"

@@ -16,8 +16,8 @@ from typing import Any
 from heliograph.core import chain
 from heliograph.core.chain import Checkpoint, canonical, fingerprint, pack_message
 from heliograph.core.daily import in_proportion
-from heliograph.core.daylight import Position, light
-from heliograph.core.evidence import index_wh
+from heliograph.core.daylight import LONGEST, Position, light
+from heliograph.core.entries import index_wh
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, continuous
 from heliograph.core.registers import MeterMap
@@ -229,7 +229,7 @@ class Audit:
                 self._seams.setdefault(body["meter"], []).append(_seam(body["seam"]))
             case "held":
                 self._meter(body["meter"]).held += len(body["days"])
-                self._border(body["meter"], body["closing"])
+                self._border(body["meter"], body["closing"], body["opening"])
             case "release":
                 self._meter(body["meter"]).held -= len(body["days"])
             case "day":
@@ -253,7 +253,7 @@ class Audit:
             self._borders[meter, opening["at"]] = (opening["index_wh"], opening["total_wh"])
         elif known != (opening["index_wh"], opening["total_wh"]):
             self._find(f"{where} does not open where the day before it closed")
-        self._border(meter, closing)
+        self._border(meter, closing, opening)
         period = body["period_wh"]
         if period < 0 or period != closing["index_wh"] - opening["index_wh"]:
             self._find(f"{where}: {kwh(period)} kWh is not what the counter moved")
@@ -263,13 +263,13 @@ class Audit:
         found.days, found.wh, found.estimated = found.days + 1, found.wh + period, found.estimated + body["estimated"]
         found.first, found.last = min(found.first or day, day), max(found.last, day)
 
-    def _border(self, meter: str, border: dict[str, Any]) -> None:
+    def _border(self, meter: str, border: dict[str, Any], opening: dict[str, Any] | None = None) -> None:
         known = self._borders.setdefault((meter, border["at"]), (border["index_wh"], border["total_wh"]))
         if known != (border["index_wh"], border["total_wh"]):
             self._find(f"{meter}: two values for the counter at {border['at']}")
         before = self._reading(meter, border["before"])
         after = self._reading(meter, border["after"]) if border["after"] is not None else None
-        if not _rests(border, before, after, self._config.get("position")):
+        if not _rests(border, opening, before, after, self._config.get("position")):
             self._find(f"{meter}: the counter at {border['at']} does not follow from its readings ({border['method']})")
 
     def _reading(self, meter: str, reading: dict[str, Any]) -> int:
@@ -337,9 +337,18 @@ def _when(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _rests(border: Mapping[str, Any], before: int, after: int | None, place: list[str] | None) -> bool:
+def _rests(
+    border: Mapping[str, Any],
+    opening: Mapping[str, Any] | None,
+    before: int,
+    after: int | None,
+    place: list[str] | None,
+) -> bool:
     """Whether a border's index is what its method makes of the readings (continuous, in Wh)."""
     index: int = border["index_wh"]
+    since, at = _when(border["before"]["at"]), _when(border["at"])
+    if opening is not None and opening["method"] == "platform" and since < _when(opening["at"]):
+        since, before = _when(opening["at"]), opening["index_wh"]  # as daily.base
     match border["method"]:
         case "start" | "read":
             return index == before
@@ -347,20 +356,19 @@ def _rests(border: Mapping[str, Any], before: int, after: int | None, place: lis
             return index == before == after
         case "carry":
             return after is not None and index == before
-        case "split":
-            if after is None:
+        case "split" | "daylight" if after is not None:
+            until = _when(border["after"]["at"])
+            if not since <= at <= until or since == until:
                 return False
-            at, since, until = (_when(border[key] if key == "at" else border[key]["at"]) for key in _SPAN)
-            return index == before + in_proportion(after - before, at - since, until - since)
-        case "daylight":
-            if after is None or place is None:
+            if border["method"] == "split":
+                return index == before + in_proportion(after - before, at - since, until - since)
+            # The light of an edited date's thousands of years would take as long to reckon.
+            if place is None or until - since > LONGEST:
                 return False
-            at, since, until = (_when(border[key] if key == "at" else border[key]["at"]) for key in _SPAN)
             position = Position(float(place[0]), float(place[1]))
             whole = light(position, since, until)
             return whole > 0 and index == before + (after - before) * light(position, since, at) // whole
+        case "platform":
+            return before <= index and after is not None and index <= after
         case _:
-            return before <= index and (after is None or index <= after)
-
-
-_SPAN = ("at", "before", "after")
+            return False

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from heliograph.core.daylight import Position, light
+from heliograph.core.daylight import LONGEST, Position, light
 
 Method = Literal["start", "read", "still", "split", "daylight", "carry", "platform"]
 OnGap = Literal["hold", "split", "carry"]
@@ -185,7 +185,7 @@ def border(
         return found(before.wh, "still", after)
     if gap <= max_estimated or on_gap == "split":
         # Floored, so that the earlier day never claims a watt-hour it may not have had.
-        if position is not None and (whole := light(position, before.at, after.at)):
+        if position is not None and gap <= LONGEST and (whole := light(position, before.at, after.at)):
             return found(before.wh + moved * light(position, before.at, at) // whole, "daylight", after)
         return found(before.wh + in_proportion(moved, at - before.at, gap), "split", after)
     if on_gap == "carry":

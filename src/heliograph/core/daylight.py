@@ -19,6 +19,10 @@ _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+LONGEST = timedelta(days=400)
+"""Over a longer gap the seasons are alike anyway, and its light would take long to reckon."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Degrees north and east."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from heliograph.core import chain
 from heliograph.core.chain import Checkpoint, Entry, Head, told
-from heliograph.core.evidence import Kind
+from heliograph.core.entries import Kind
 from heliograph.store.connection import Connection, micros, moment
 
 # What `append` adds to the content it is given.

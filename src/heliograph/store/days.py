@@ -10,7 +10,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from heliograph import __version__
-from heliograph.core import evidence
+from heliograph.core import entries
 from heliograph.core.chain import told
 from heliograph.core.coverage import OUTCOMES, Coverage, Outcome, Silence
 from heliograph.core.daily import Border, Day, Held, day_of
@@ -82,11 +82,11 @@ class Days:
         """A border with the readings it rests on, as the chain holds it."""
         before = self._readings.reading(border.before)
         after = self._readings.reading(border.after) if border.after is not None else None
-        return evidence.border(border, before, after, self._seams.all(meter))
+        return entries.border(border, before, after, self._seams.all(meter))
 
     def _prove(self, day: Day, now: datetime, software: str = __version__, **more: Any) -> None:
         serial, closing = self._readings.serial(day.meter), self._proof(day.meter, day.closing)
-        self._chain.append("day", now, {**evidence.day(day, closing, serial, software), **more})
+        self._chain.append("day", now, {**entries.day(day, closing, serial, software), **more})
 
     def close(self, day: Day, now: datetime, reports: Sequence[Report]) -> None:
         """A closed day, its closing border and an outbox row for each uplink, together."""
@@ -118,6 +118,7 @@ class Days:
 
     def hold(self, held: Sequence[Held], closing: Border, now: datetime) -> None:
         """Days without a figure, and the next border that is known: the running total goes on behind them."""
+        opening = self.last_border(held[0].meter)
         with self._db.writing():
             self._insert_border(held[0].meter, closing)
             for entry in held:
@@ -132,7 +133,9 @@ class Days:
                     ),
                 )
                 self._journal.event(now, entry.kind, f"{entry.meter} {entry.day}", entry.reason)
-            self._chain.append("held", now, evidence.held(held[0].meter, held, self._proof(held[0].meter, closing)))
+            self._chain.append(
+                "held", now, entries.held(held[0].meter, held, opening, self._proof(held[0].meter, closing))
+            )
 
     def carry_over(self, now: datetime) -> None:
         """Entries for what an older version closed before there was a chain: it proves them from now on."""
@@ -143,8 +146,8 @@ class Days:
         with self._db.writing():
             for meter in self._readings.meters():
                 for seam in self._seams.all(meter):
-                    self._chain.append("seam", now, {**evidence.seam(seam, 0), "carried": True})
-                held, since = self.held(meter), date.min
+                    self._chain.append("seam", now, {**entries.seam(seam, 0), "carried": True})
+                held, since, opening = self.held(meter), date.min, None
                 days = {day.closing.id: day for day in self.all(meter)}
                 for row in self._db.all(self._BORDER + " WHERE meter.name = ? ORDER BY border.at", [meter]):
                     border = self._border(row)
@@ -157,9 +160,9 @@ class Days:
                         self._prove(day, now, facts["software"], closed_at=told(facts["closed_at"]), carried=True)
                     else:
                         waiting = [one for one in held if since <= one.day < here]
-                        content = {**evidence.held(meter, waiting, self._proof(meter, border))}
+                        content = {**entries.held(meter, waiting, opening, self._proof(meter, border))}
                         self._chain.append("held", now, {**content, "carried": True})
-                    since = here
+                    since, opening = here, border
             self._outbox.carry_over(now)
 
     def border_at(self, meter: str, at: datetime) -> Border | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from heliograph.core import chain as links
-from heliograph.core import evidence
+from heliograph.core import entries
 from heliograph.core.delivery import FOLLOWS, DayRow, Parcel, State, Verdict
 from heliograph.core.errors import StoreError
 from heliograph.core.site import Report
@@ -22,7 +22,7 @@ from heliograph.store.readings import Readings
 
 # What an answer settled, for the time being or for ever; to be due or unclear again proves nothing.
 PROVEN: frozenset[State] = frozenset({"accepted", "confirmed", "rejected", "held"})
-# In `learned`: a store that may not know all that was sent, until it is settled (store/copies.py, work/recover.py).
+# In `learned`: a store that may not know all that was sent, until it is settled (store/opening.py, work/recover.py).
 RECOVERY = "recovery"
 # Beside the store: the number of the newest request that was about to leave. A store that does not know that number is
 # older than what was sent.
@@ -235,7 +235,7 @@ class Outbox:
                     how = (row["uplink"], verdict.state, verdict.rule, verdict.text, process, row["claim"])
                     moved.setdefault(how, []).append((row["name"], row["remote_id"], date.fromisoformat(row["date"])))
             for (uplink, became, rule, text, process, claim), rows in moved.items():
-                content = evidence.verdict(uplink, became, rule, text, process, self._request(claim), rows)
+                content = entries.verdict(uplink, became, rule, text, process, self._request(claim), rows)
                 self._chain.append("verdict", now, content)
 
     def shown(
@@ -321,7 +321,7 @@ class Outbox:
         )
         for (uplink, state, claim), group in groupby(rows, key=lambda row: (row["uplink"], row["state"], row["claim"])):
             days = [(row["name"], row["remote_id"], date.fromisoformat(row["date"])) for row in group]
-            content = evidence.verdict(uplink, state, "carried", "", None, self._request(claim), days)
+            content = entries.verdict(uplink, state, "carried", "", None, self._request(claim), days)
             self._chain.append("verdict", now, {**content, "carried": True})
 
     def _request(self, claim: int | None) -> dict[str, Any] | None:

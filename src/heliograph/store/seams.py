@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
-from heliograph.core import evidence
+from heliograph.core import entries
 from heliograph.core.ledger import Seam
 from heliograph.store.chain import Chain
 from heliograph.store.connection import Connection, micros, moment
@@ -73,6 +73,6 @@ class Seams:
             if seam.new_serial is not None:
                 self._readings.remember_serial(seam.meter, seam.new_serial)
             self._journal.event(now, seam.kind, seam.meter, str(seam))
-            self._chain.append("seam", now, evidence.seam(replace(seam, id=id), len(settled)))
+            self._chain.append("seam", now, entries.seam(replace(seam, id=id), len(settled)))
         self._readings.forget(seam.meter)
         return id

@@ -17,7 +17,7 @@ from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
-from heliograph.store.copies import loss, quarantined
+from heliograph.store.opening import loss, quarantined
 from heliograph.store.outbox import RECOVERY
 from heliograph.work.close_days import Rules
 

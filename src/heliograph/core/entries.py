@@ -71,11 +71,12 @@ def day(one: Day, closing: Mapping[str, Any], serial: str | None, software: str)
     }
 
 
-def held(meter: str, entries: Sequence[Held], closing: Mapping[str, Any]) -> dict[str, Any]:
-    """Days without a figure, and the border behind them, from which the next day goes on."""
+def held(meter: str, entries: Sequence[Held], opening: Border | None, closing: Mapping[str, Any]) -> dict[str, Any]:
+    """Days without a figure, the border before them and the one behind them, from which the next day goes on."""
     return {
         "meter": meter,
         "days": [{"day": one.day.isoformat(), "kind": one.kind, "reason": one.reason} for one in entries],
+        "opening": _border(opening) if opening is not None else None,
         "closing": dict(closing),
     }
 
