@@ -205,6 +205,12 @@ def test_a_site_s_byte_order_and_ratios_take_part(tmp_path: Path) -> None:
     assert unset["period_wh"] == 30_000, "the stored figure stands, only its decoding cannot be shown"
     wrong = explained(Setting("ABCD", {"ct_ratio": Decimal(20)}))
     assert "with byte order CDAB it fits" in wrong["closing"]["before"]["decoding"]
+    # Years later, when nobody knows the site's configuration any more: the hash chain does.
+    said = {"map": loaded.digest, "production": "energy_export", "order": "CDAB", "factors": {"ct_ratio": "20"}}
+    store.chain.configure({"meters": {"roof": said}}, START)
+    store.chain.configure({"meters": {}}, clock.now())
+    for setting in (None, Setting("ABCD", {"ct_ratio": Decimal(1)})):
+        assert fails(explained(setting)) == []
     store.close()
 
 
