@@ -98,7 +98,7 @@ class App:
     @contextmanager
     def writer(self) -> Iterator[Store]:
         """The store, for the one process that may write it: held by a lock for as long as it is open."""
-        from heliograph.store import opening
+        from heliograph.store import Store, opening
         from heliograph.store.copies import sweep
 
         try:
@@ -122,6 +122,13 @@ class App:
             suspect = False
             try:
                 store.introduce(partial(self._begin, store, loss, known))
+                if store.fault is not None and store.fault.damaged:
+                    # After a clean end nobody looked through the file: its first use has shown it.
+                    cause = store.fault.text
+                    store.close()
+                    loss = opening.replace_damaged(self.data_dir, self.clock.now(), cause)
+                    store = Store.writer(self.data_dir)
+                    store.introduce(partial(self._begin, store, loss, known))
                 yield store
             except StoreError:
                 suspect = True  # whatever it was, the next start looks closely
@@ -140,12 +147,12 @@ class App:
 
         return copy_whole(self.data_dir, target_of(self.data_dir, path, self.clock.now())).as_json()
 
-    def copy_ledger(self) -> dict[str, Any] | None:
-        """The copy the gateway makes by itself, when one is due."""
+    def copy_ledger(self, *, forced: bool = False) -> dict[str, Any] | None:
+        """The copy the gateway makes by itself, when one is due or what a person decided must be kept."""
         from heliograph.store import copies
 
         now = self.clock.now()
-        return copies.copy_ledger(self.data_dir, now).as_json() if copies.due(self.data_dir, now) else None
+        return copies.copy_ledger(self.data_dir, now).as_json() if forced or copies.due(self.data_dir, now) else None
 
     def _begin(self, store: Store, loss: opening.Loss | None, known: int | None) -> None:
         """What is written at a start, as soon as it can be."""

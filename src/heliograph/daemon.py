@@ -19,8 +19,8 @@ from apscheduler.executors.pool import ThreadPoolExecutor as Executor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from heliograph.app import App
-from heliograph.core.chain import pack_message
-from heliograph.core.errors import HeliographError, StoreError, StoreFault
+from heliograph.core.chain import GENESIS, pack_message
+from heliograph.core.errors import HeliographError, StoreError, StoreFault, UsageError
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
@@ -66,6 +66,9 @@ class Daemon:
         self.uplinks = app.uplinks()
         self.paces = {uplink.name: Pace(app.per_minute(uplink.name)) for uplink in self.uplinks}
         self.recovery = Recovery(app.meters, app.rules)
+        self.damaged = False
+        self.on_damage: Callable[[], None] = lambda: None
+        """What ends the process when the file turns out to be damaged."""
         self._beats: dict[str, float] = {}
         self._scheduler = BackgroundScheduler(
             executors={
@@ -131,6 +134,11 @@ class Daemon:
 
     def _stopped_storing(self, error: StoreFault) -> None:
         """Said once, however often it is met."""
+        fault = self.store.fault
+        if fault is not None and fault.damaged and not self.damaged:
+            self.damaged = True  # only a start can put a copy in its place
+            log.error("store_damaged", error=error.message, hint="The gateway ends; at its next start a copy is used.")
+            self.on_damage()
         if self.live.not_stored_since is None:
             self.live.not_stored_since = self.app.clock.now()
             log.error("storage_fault", error=error.message, hint=error.hint)
@@ -194,6 +202,17 @@ class Daemon:
     def _attest(self) -> None:
         attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)
 
+    def _sign(self, manifest: dict[str, Any]) -> dict[str, str]:
+        """Signs a pack, if it is a piece of the chain: whoever may ask must not have anything else signed."""
+        ends = {manifest.get("last"): manifest.get("head"), manifest.get("first", 0) - 1: manifest.get("previous")}
+        for number, hash in ends.items():
+            entry = next(self.store.chain.entries(number, number), None)
+            if (entry.hash if entry else GENESIS if number == 0 else b"").hex() != hash:
+                hint = "Packs are made by: heliograph export"
+                raise UsageError("this is no piece of this gateway's chain", hint=hint)
+        key, signature = self.app.sign(pack_message(manifest))
+        return {"key": key.hex(), "signature": signature.hex()}
+
     def _attested(self) -> bool:
         try:
             return self.store.chain.last_checkpoint() is not None
@@ -215,11 +234,11 @@ class Daemon:
         retention = self.app.config.settings.retention
         prune(self.store, self.app.clock, retention.fine, retention.hourly)
 
-    def _copy(self) -> None:
+    def _copy(self, *, forced: bool = False) -> None:
         # On an untrusted clock nobody knows which copy is the newest.
         if self.store.reserve.short or not self.app.clock.trusted():
             return
-        if (made := self.app.copy_ledger()) is not None:
+        if (made := self.app.copy_ledger(forced=forced)) is not None:
             log.info("copied", path=made["path"], bytes=made["bytes"], last_day=made["last_day"])
 
     def answer(self, path: str, wish: Any = None) -> Any:
@@ -231,8 +250,7 @@ class Daemon:
                 health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
             )
         if parts == ["api", "v1", "sign"] and isinstance(wish, dict):
-            key, signature = self.app.sign(pack_message(wish))
-            return {"key": key.hex(), "signature": signature.hex()}
+            return self._sign(wish)
         if parts == ["api", "v1", "backup"] and wish is not None:
             return self.app.copy_store(Path(wish["path"]) if wish["path"] else None)
         if parts[:3] == ["api", "v1", "reconcile"] and len(parts) == 5 and wish is not None:
@@ -248,8 +266,11 @@ class Daemon:
         if wish is not None:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
             with line.lock:  # a round that is under way judges by what was before
-                done = carry_out(meter, more[0], wish, self.store, self.app.clock.now(), self.app.rules)
+                done = carry_out(meter, more[0], wish, self.store, self.app.clock, self.app.rules)
                 line.forget(meter)
+            if not wish.get("dry"):
+                # Nobody else knows what a person decided: it must not be lost with this card's next bad page.
+                self._scheduler.add_job(self._guarded, args=("copy now", partial(self._copy, forced=True)))
             return done
         if more == ["all"]:
             line = next(one for one in self.lines if one.bus_id == meter.bus)

@@ -116,3 +116,52 @@ def test_secrets_are_no_part_of_the_chain(config: Path, tmp_path: Path) -> None:
         last = store.chain.configured()
         assert last is not None and last.content["uplinks"] == {"redex": "http://127.0.0.1:9"}
         assert b"secret" not in b"".join(entry.body for entry in store.chain.entries())
+
+
+def test_nothing_but_a_piece_of_the_chain_is_signed(config: Path, tmp_path: Path) -> None:
+    """Whoever may ask the gateway must not get its signature under a figure of their own."""
+    ask(config, "export", str(tmp_path / "site.pack"), "--to", "2026-03-16")
+    told = json.loads((tmp_path / "site.pack").read_bytes().splitlines()[-1])
+    manifest = {name: value for name, value in told.items() if name not in ("kind", "key", "signature")}
+    site = app.load(config)
+    with site.writer() as store:
+        answer = Daemon(site, store).answer
+        assert answer("/api/v1/sign", manifest)["key"] == told["key"]
+        for change in ({"head": "0" * 64}, {"previous": "1" * 64}, {"last": manifest["last"] + 1}, {"first": 2}):
+            with pytest.raises(UsageError, match="no piece"):
+                answer("/api/v1/sign", {**manifest, **change})
+
+
+def test_a_reading_is_decoded_by_what_was_configured_when_it_was_read(tmp_path: Path) -> None:
+    """The byte order is set anew at night: the day that is closed afterwards rests on words of the order before."""
+    path, clock, kwh = tmp_path / "config.toml", FakeClock(), 41_230.7
+    for order, hours in (("", 24), ('order = "CDAB"', 25)):
+        path.write_text(CONFIG.format(folder=tmp_path, rated=50).replace("[clock]", f"{order}\n[clock]"))
+        site = app.load(path, clock)
+        with site.writer() as store:
+            close_days(site.meters, store, clock, site.rules)
+            for _ in range(hours):
+                read(store, clock, "roof", 1, kwh, swap=bool(order))
+                kwh += 1.25
+                clock.leap(hours=1)
+            clock.leap(minutes=30)
+    with site.writer() as store:
+        close_days(site.meters, store, clock, site.rules)
+        assert len(store.days.all()) == 2
+    ask(path, "export", str(tmp_path / "site.pack"), "--from", "2026-03-14", "--to", "2026-03-15")
+    report = ask(path, "verify", str(tmp_path / "site.pack"))
+    assert report.return_value == 0, report.output
+
+
+def test_a_file_that_was_damaged_after_a_clean_end_is_replaced_at_the_start(config: Path) -> None:
+    site = app.load(config)
+    site.copy_ledger(forced=True)
+    file = site.data_dir / "heliograph.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    with site.writer() as store:
+        assert store.fault is None and len(store.days.all()) == 3
+        assert [entry.content["kind"] for entry in store.chain.entries()][-1] == "restored"
+        alarms = Daemon(site, store).answer("/api/v1/status")["alarms"]
+        assert any("took its place" in alarm and "recorded again" in alarm for alarm in alarms)
+    assert [path.name for path in (site.data_dir / "quarantine").glob("*/*.db")] == ["heliograph.db"]

@@ -42,6 +42,8 @@ report_as = {{ redex = "STR1" }}
 [uplink.redex]
 base_url = "https://uat-api.redex.eco"
 token = {{ file = "{folder}/token" }}
+[clock]
+trust = "always"
 """
 
 

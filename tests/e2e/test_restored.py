@@ -192,7 +192,7 @@ def test_days_that_were_delivered_get_the_figure_that_was_delivered(
             assert "a platform holds" in told["closing"]["how"]
             status = daemon.answer("/api/v1/status")
             (alarm,) = status["alarms"]
-            assert "was put in its place" in alarm and "quarantine/" in alarm
+            assert "took its place" in alarm and "recorded again" in alarm and "quarantine/" in alarm
         assert [path.name for path in (site.data / "quarantine").glob("*/*")] == [FILE]
 
 

@@ -42,9 +42,9 @@ def tell_all(store: Store, tell: Callable[[Sequence[str]], object], *, early: bo
         with around([f"reading {one.meter} {micros(one.moment.at)} {one.index_wh}" for one in readings]):
             add(readings, covered)
 
-    def close_and_tell(day: Day, now: datetime, reports: Sequence[Report]) -> None:
+    def close_and_tell(day: Day, now: datetime, reports: Sequence[Report], said: str = "") -> None:
         with around([f"day {day.meter} {day.day} {day.period_wh} {day.total_wh}"]):
-            close(day, now, reports)
+            close(day, now, reports, said)
 
     def claim_and_tell(uplink: str, parcel: Parcel, now: datetime, look: datetime) -> int:
         made = claim(uplink, parcel, now, look)

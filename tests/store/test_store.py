@@ -194,9 +194,22 @@ def test_thinning_keeps_an_hourly_sample_every_doubt_and_the_readings_of_borders
     assert {0, 60, 70, 95, 120, 150, 179} <= set(left)
     assert [minute for minute in left if minute < 149] == [120, 95, 70, 60, 0]
     assert store.readings.thin(START + timedelta(minutes=150), hourly=True) == 0
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_samples_go_in_the_end_but_not_those_that_no_border_has_counted_yet(store: Store, closed: bool) -> None:
+    for minute in range(180):
+        store.readings.add([reading(minute, 1000 + minute)])
+    at = {round((r.moment.at - START) / timedelta(minutes=1)): r.id for r in store.readings.back("roof")}
+    store.days.commission("roof", Border(START, 1000, 0, "start", at[0] or 0, None), START)
+    if closed:
+        end = START + timedelta(minutes=160)
+        day = Day("roof", date(2026, 3, 14), store.days.last_border("roof") or pytest.fail("no border"),
+                  Border(end, 1159, 159, "read", at[159] or 0, None))  # fmt: skip
+        store.days.close(day, end, [])
     store.readings.thin(START + timedelta(minutes=150), hourly=False)
-    left = [round((r.moment.at - START).total_seconds() / 60) for r in store.readings.back("roof")]
-    assert [minute for minute in left if minute < 149] == [70]
+    left = {round((r.moment.at - START) / timedelta(minutes=1)) for r in store.readings.back("roof")}
+    assert left == ({0, *range(149, 180)} if closed else set(range(180)))
 
 
 def test_a_reader_sees_what_the_writer_stored_and_cannot_write(store: Store, tmp_path: Path) -> None:

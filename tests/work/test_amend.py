@@ -17,8 +17,8 @@ from heliograph.core.ledger import Seam, SeamKind
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.store import Store
-from heliograph.work.amend import record_seam, release
-from heliograph.work.close_days import close_days
+from heliograph.work.amend import carry_out, record_correction, record_seam, release
+from heliograph.work.close_days import close_days, estimated_wh
 from heliograph.work.explain import explain
 from heliograph.work.health import health
 from tests.fakes import RULES, START, FakeClock, a_meter
@@ -205,3 +205,67 @@ def test_a_counter_in_doubt_comes_with_the_command_that_settles_it(store: Store,
     proposed = Seam("roof", datetime.fromisoformat(given["--at"]), kind, old, new, new_serial="222")
     assert record_seam(METER, proposed, store, at(24)).readings == 3
     assert health("site", [METER], store, FakeClock(at(24)), RULES).meters[0].proposal == ""
+
+
+def test_a_wrong_seam_is_corrected_and_never_recorded_beside_itself(store: Store) -> None:
+    """Two seams without a reading between them would count the old counter twice."""
+    read(store, 1, 30_000)
+    record_seam(METER, seam(30_000, 0, hours=2), store, at(3))
+    for old, hours in ((30_400, 2.5), (30_400, 1.5), (30_400, 2)):
+        with pytest.raises(UsageError, match=r"old counter cannot|is not before that") as refused:
+            record_seam(METER, seam(old, 0, hours=hours), store, at(3))
+        assert "--corrects" in refused.value.hint
+    read(store, 4, 1_000)
+    read(store, 23.99, 1_000)
+    close_days([METER], store, FakeClock(at(25)), RULES)
+    assert [day.period_wh for day in store.days.all()] == [1_000]
+
+
+def test_what_a_counter_showed_before_it_was_ever_read_is_not_production(store: Store) -> None:
+    with pytest.raises(UsageError, match="never read") as refused:
+        record_seam(METER, seam(5_000_000, 0, hours=1), store, at(3))
+    assert "baseline_kwh" in refused.value.hint
+    # And where such a seam is in a store all the same, the first border takes it along.
+    store.seams.record(seam(5_000_000, 0, hours=1), (), at(3))
+    read(store, 4, 100)
+    read(store, 23.99, 2_000)
+    close_days([METER], store, FakeClock(at(25)), RULES)
+    assert [day.period_wh for day in store.days.all()] == [1_900]
+
+
+def test_nothing_is_recorded_while_nobody_knows_the_time(store: Store) -> None:
+    clock = FakeClock(at(3))
+    clock.synchronised = False
+    with pytest.raises(UsageError, match="clock is not synchronised"):
+        carry_out(METER, "seam", {}, store, clock, RULES)
+
+
+def test_a_seam_that_would_make_a_day_negative_is_named(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    read(store, 1, 30_000)
+    close_days([METER], store, FakeClock(at(2)), RULES)
+    store.seams.record(seam(0, 30_000, hours=3), (), at(3))
+    read(store, 4, 30_500)
+    read(store, 23.99, 30_500)
+    close_days([METER], store, FakeClock(at(25)), RULES)
+    assert store.days.all() == [] and "A seam must be wrong" in capsys.readouterr().out
+
+
+def test_a_later_correction_leaves_what_is_explained_of_earlier_days(store: Store) -> None:
+    for source in library.load("eastron-sdm630", local=None).sources:
+        store.readings.know_map(source.digest, source.name, source.text)
+    read(store, 1, 30_000)
+    number = record_seam(METER, seam(30_000, 0, hours=2), store, at(3)).seam.id or 0
+    read(store, 4, 1_000)
+    read(store, 23.5, 2_000)
+    read(store, 25, 2_600)
+    close_days([METER], store, FakeClock(at(26)), RULES)
+    (day,) = store.days.all()
+    assert day.closing.method == "split"
+
+    def follows() -> list[bool]:
+        told = explain("roof", day.day, store, at(30), library.from_texts)
+        return [check["ok"] for check in told["checks"] if "follows from" in check["what"]]
+
+    before = (follows(), estimated_wh(day, store))
+    record_correction(METER, number, 31_500, 0, "the photo of the display", store, at(27))
+    assert (follows(), estimated_wh(day, store)) == before and all(before[0])

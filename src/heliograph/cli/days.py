@@ -53,7 +53,7 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
             "period_wh": day.period_wh,
             "total_wh": day.total_wh,
             "estimated_split": day.estimated,
-            "estimated_wh": estimated_wh(day, store, seams[day.meter]),
+            "estimated_wh": estimated_wh(day, store),
             "opening": day.opening.method,
             "closing": day.closing.method,
             "reason": METHODS[day.closing.method if day.closing.method in ESTIMATED else day.opening.method]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heliograph.core.errors import ConfigError, UsageError
+from heliograph.core.errors import ConfigError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from heliograph.app import App, Secrets
@@ -134,4 +134,10 @@ def carried_out(app: App, meter: str, what: str, wish: dict[str, Any]) -> dict[s
         return answer
     one = next(one for one in app.meters if one.id == meter)
     with app.writer() as store:
-        return carry_out(one, what, wish, store, app.clock.now(), app.rules)
+        done = carry_out(one, what, wish, store, app.clock, app.rules)
+        if not wish.get("dry"):
+            try:
+                app.copy_ledger(forced=True)  # what a person decided must not be lost with this card's next bad page
+            except StoreError as error:
+                click.echo(f"Recorded, but no copy of it could be made: {error}", err=True)
+        return done

@@ -27,6 +27,7 @@ def command(config: Path | None, level: str) -> int:
     os.umask(0o077)  # the store is nobody else's; from here on this process is the service
     with stop_on_signals() as stop, app.writer() as store:
         daemon = Daemon(app, store)
+        daemon.on_damage = stop.set
         daemon.start()
         answering = control.listen(app.socket, daemon.answer)
         notify("READY=1")
@@ -41,4 +42,5 @@ def command(config: Path | None, level: str) -> int:
         daemon.stop()
     sys.stdout.flush()
     # A thread that still waits for a platform must not hold up the end: everything is committed and closed.
-    os._exit(0)
+    # A damaged store is looked at and replaced at a start: whoever started us does it again (systemd: Restart=always).
+    os._exit(75 if daemon.damaged else 0)

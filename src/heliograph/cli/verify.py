@@ -62,6 +62,8 @@ def command(pack: Path, key: str | None, as_json: bool) -> int:
     click.echo(
         f"Sound: every link and signature holds, {report.decoded} readings decode to the counters they stand for."
     )
+    if not report.checkpoints:
+        click.echo("No checkpoint covers these days yet: only the signature under the whole pack vouches for them.")
     if key is None:
         click.echo(f"Signed by {fingerprint(report.key)}: is that the site's key? Its status shows it; --key pins it.")
     return 0

@@ -92,6 +92,7 @@ class Audit:
         """Digests of bodies that verdicts speak of, and where first; None once the body was shown."""
         self._keys: dict[bytes, int] = {}
         self._config: dict[str, Any] = {}
+        self._configs: list[tuple[datetime, dict[str, Any]]] = []
         self._borders: dict[tuple[str, str], tuple[int, int]] = {}
         self._seams: dict[str, list[Seam]] = {}
         self._days: set[tuple[str, str]] = set()
@@ -223,8 +224,13 @@ class Audit:
         match body["kind"]:
             case "config":
                 self._config = body
+                self._configs.append((_when(body["at"]), body))
             case "commission":
                 self._border(body["meter"], body["border"])
+                chosen = self._config.get("meters", {}).get(body["meter"])
+                begins = body["border"]["total_wh"]
+                if chosen is not None and not body.get("said") and begins != chosen.get("baseline_wh", begins):
+                    self._find(f"{body['meter']}: the running total begins at {kwh(begins)} kWh, not at its baseline")
             case "seam":
                 self._seams.setdefault(body["meter"], []).append(_seam(body["seam"]))
             case "held":
@@ -286,7 +292,9 @@ class Audit:
         digest = reading["map"]
         if digest not in self._maps:
             self._maps[digest] = self._map_of(digest, self._texts)
-        map, chosen = self._maps[digest], self._config.get("meters", {}).get(meter)
+        # What was said about the meter when it was read.
+        then = [said for since, said in self._configs if since <= _when(reading["at"])] or [self._config]
+        map, chosen = self._maps[digest], then[-1].get("meters", {}).get(meter)
         if map is None:
             self._find(f"{meter}: the map {digest[:12]} is not in the pack, or was changed")
             return

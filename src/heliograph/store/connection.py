@@ -65,6 +65,11 @@ class Fault:
         """Nothing was flushed before it was seen that there is no room: the connection is as good as before."""
         return self.code == sqlite3.SQLITE_FULL
 
+    @property
+    def damaged(self) -> bool:
+        """It is the file, not the card: it is checked and replaced at a start."""
+        return self.code in DAMAGED
+
     def error(self) -> StoreFault:
         return StoreFault(self.text, hint=self.hint)
 
@@ -156,6 +161,8 @@ class Connection:
             if self.fault is not None:
                 raise self.fault.error() from error
             hint = "Check the card: free space, read-only, errors in the system log."
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
+                hint = "The file is damaged. Start the gateway: it puts the newest copy in its place."
             raise StoreError(f"the store could not be {doing}: {error}", hint=hint) from error
         finally:
             self._depth -= 1

@@ -20,6 +20,7 @@ from sqlite_utils import Database
 
 from heliograph.core.errors import StoreError, UsageError
 from heliograph.store.connection import FILE
+from heliograph.store.readings import GAP
 from heliograph.store.schema import migrations
 
 COPIES = "copies"
@@ -179,7 +180,9 @@ def copy_ledger(data_dir: Path, now: datetime) -> Copy:
             _write_ledger(copy)
             copy.execute("COMMIT")
 
-    made = _placed(data_dir, data_dir / COPIES / f"heliograph-{now:%Y%m%dT%H%M%SZ}{LEDGER}", write)
+    while (target := data_dir / COPIES / f"heliograph-{now:%Y%m%dT%H%M%SZ}{LEDGER}").exists():
+        now += timedelta(seconds=1)  # two decisions in one second
+    made = _placed(data_dir, target, write)
     for old in sorted((data_dir / COPIES).glob("heliograph-*" + LEDGER))[:-KEPT]:
         old.unlink(missing_ok=True)
     return made
@@ -219,6 +222,13 @@ def _kept_readings(copy: sqlite3.Connection) -> str:
     )
     good = "index_wh NOT NULL AND trusted > 0 AND (doubt = '' OR seam NOT NULL)"
     kept = kept.format(good=good)
+    # Held days wait for a person: both ends of every gap from the oldest of them on.
+    kept += (
+        " UNION SELECT id FROM (SELECT id, at, lag(at) OVER w AS earlier, lead(at) OVER w AS later FROM live.reading r"
+        " JOIN (SELECT meter AS m, min(unixepoch(day)) AS since FROM live.held WHERE kind = 'held' AND released IS NULL"
+        " GROUP BY meter) ON m = r.meter AND r.at >= (since - 172800) * 1000000 WINDOW w AS (PARTITION BY meter"
+        f" ORDER BY id)) WHERE at - earlier > {GAP} OR later - at > {GAP}"
+    )
     fresh = "SELECT id FROM live.meter WHERE id NOT IN (SELECT meter FROM live.border)"
     if copy.execute(fresh + " LIMIT 1").fetchone() is not None:
         # A meter that is not commissioned yet begins at its first believed reading.

@@ -72,11 +72,22 @@ class Days:
         )
         return cast(int, cursor.lastrowid)
 
-    def commission(self, meter: str, border: Border, now: datetime) -> None:
-        """The very first border of a meter: where its running total starts."""
+    def commission(self, meter: str, border: Border, now: datetime, said: str = "") -> None:
+        """The very first border of a meter: where its running total starts. `said`: why not at the baseline."""
         with self._db.writing():
             self._insert_border(meter, border)
-            self._chain.append("commission", now, {"meter": meter, "border": self._proof(meter, border)})
+            content = {"meter": meter, "border": self._proof(meter, border), "said": said}
+            self._chain.append("commission", now, content)
+
+    def made(self, border: Border) -> datetime | None:
+        """When a border was written down: with the day it closed, or with the days that are held before it."""
+        row = self._db.one(
+            "SELECT coalesce((SELECT closed_at FROM day WHERE closing = border.id), (SELECT max(since) FROM held"
+            " WHERE held.meter = border.meter AND since <= (SELECT min(closed_at) FROM day WHERE opening = border.id)))"
+            " AS made FROM border WHERE id = ?",
+            [border.id],
+        )
+        return moment(row["made"]) if row and row["made"] is not None else None
 
     def _proof(self, meter: str, border: Border) -> dict[str, Any]:
         """A border with the readings it rests on, as the chain holds it."""
@@ -88,14 +99,17 @@ class Days:
         serial, closing = self._readings.serial(day.meter), self._proof(day.meter, day.closing)
         self._chain.append("day", now, {**entries.day(day, closing, serial, software), **more})
 
-    def close(self, day: Day, now: datetime, reports: Sequence[Report]) -> None:
-        """A closed day, its closing border and an outbox row for each uplink, together."""
+    def close(self, day: Day, now: datetime, reports: Sequence[Report], said: str = "") -> None:
+        """A closed day, its closing border and an outbox row for each uplink, together.
+
+        `said` is what the figure rests on where it is not the meter's word.
+        """
         if day.opening.id is None:
             raise StoreError(f"{day.meter} {day.day}: the opening border is not stored", hint="Report this.")
         with self._db.writing():
             closing = replace(day.closing, id=self._insert_border(day.meter, day.closing))
             self._insert_day(replace(day, closing=closing), now)
-            self._prove(day, now)
+            self._prove(day, now, said=said)
             for report in reports:
                 self._outbox.queue(day.meter, report, now)
 

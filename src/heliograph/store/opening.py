@@ -39,10 +39,16 @@ class Loss:
     """It was begun anew."""
 
     def __str__(self) -> str:
-        then = f"; {self.copy} was put in its place" if self.copy else ""
-        if self.empty:
-            then = "; no copy was there, so it was begun anew"
-        return self.cause + then + (f"; the file is in {self.quarantine}" if self.quarantine else "")
+        cause = " ".join(self.cause.split())
+        if self.copy:
+            text = f"The store was damaged and {self.copy} took its place; what was stored since that copy is lost. "
+            text += "Swaps and releases recorded since must be recorded again"
+        elif self.empty:
+            text = "The store was damaged or gone and no copy was there, so it was begun anew"
+        else:
+            text = "The store may not know all that was sent"
+        where = f"; the damaged file is in {self.quarantine}" if self.quarantine else ""
+        return f"{text}{where} ({cause[:200]})"
 
 
 def loss(record: Mapping[str, Any]) -> Loss:

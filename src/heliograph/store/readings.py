@@ -7,7 +7,7 @@ import sqlite3
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from heliograph import __version__
@@ -339,6 +339,20 @@ class Readings:
             after, doubt = index, ""
         return None, after, doubt
 
+    def _still_needed(self) -> dict[int, int]:
+        """From when on a meter's samples may still decide something: a held day, and what lies behind its borders."""
+        rows = self._db.all(
+            "SELECT border.meter, max(border.at) AS at, (SELECT min(day) FROM held WHERE held.meter = border.meter"
+            " AND kind = 'held' AND released IS NULL) AS held FROM border GROUP BY border.meter"
+        )
+        found: dict[int, int] = {}
+        for row in rows:
+            found[row["meter"]] = row["at"]
+            if row["held"]:
+                day = micros(datetime.fromisoformat(row["held"]).replace(tzinfo=UTC))
+                found[row["meter"]] = min(day - 2 * 86_400_000_000, row["at"])
+        return found
+
     def thin(self, before: datetime, *, hourly: bool, batch: int = 5000) -> int:
         """Removes samples older than `before`: all but one an hour (and every doubtful one), or all.
 
@@ -368,6 +382,9 @@ class Readings:
                 keep |= {earlier["id"], row["id"]}
             newest[row["meter"]] = row
         keep |= {row["id"] for row in newest.values()}
+        if not hourly:
+            since = self._still_needed()
+            keep |= {row["id"] for row in rows if row["at"] >= since.get(row["meter"], row["at"] + 1)}
         hours: set[tuple[int, int]] = set()
         rows = self._left_over(rows, hours) + rows
         gone: dict[int, int | None] = {}

@@ -22,12 +22,13 @@ class Seams:
         self._journal = journal
         self._chain = chain
 
-    def all(self, meter: str) -> list[Seam]:
-        """In order of time."""
+    def all(self, meter: str, *, by: datetime | None = None) -> list[Seam]:
+        """In order of time; `by`: only those that had been recorded by then."""
+        recorded = micros(by) if by is not None else None
         rows = self._db.all(
             "SELECT seam.* FROM seam JOIN meter ON meter.id = seam.meter WHERE meter.name = ?"
-            " ORDER BY seam.at, seam.id",
-            [meter],
+            " AND (? IS NULL OR seam.recorded <= ?) ORDER BY seam.at, seam.id",
+            [meter, recorded, recorded],
         )
         return [
             Seam(

@@ -14,6 +14,7 @@ from heliograph.core.ledger import Seam, Step, corrected, rolled_over, settled
 from heliograph.core.plausible import rollover_wh, step_wh
 from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
+from heliograph.ports import Clock
 from heliograph.store import Store
 from heliograph.work.close_days import Rules, around, estimated_wh
 
@@ -47,14 +48,27 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
         )
     if seam.at > now:
         raise UsageError(f"{seam.at:%Y-%m-%d %H:%M} UTC is still to come", hint="Record it when it has happened.")
-    known, good = store.seams.all(meter.id), store.readings.last_good(meter.id)
-    same = bool(known) and (known[-1].kind, known[-1].old_wh, known[-1].new_wh) == (seam.kind, seam.old_wh, seam.new_wh)
-    if same and (good is None or good.moment.at < known[-1].at):
-        # Said again because nobody knew whether it had been stored, it would count its energy twice.
+    if store.readings.first_good(meter.id) is None:
         raise UsageError(
-            f"{meter.id}: this is recorded already ({known[-1]}), and nothing has been read since",
-            hint="Nothing is left to be done: heliograph status",
+            f"{meter.id} was never read, so no counter hands over to another one",
+            hint="What its running total begins with is baseline_kwh in the configuration.",
         )
+    good = store.readings.last_good(meter.id)
+    newest = next((one for one in reversed(store.seams.all(meter.id)) if one.kind != "correction"), None)
+    if newest is not None:
+        again = f'heliograph swap {meter.id} --corrects {newest.id} --old-index ... --new-index ... --note "why"'
+        same = (newest.kind, newest.old_wh, newest.new_wh) == (seam.kind, seam.old_wh, seam.new_wh)
+        if same and (good is None or good.moment.at < newest.at):
+            # Said again because nobody knew whether it had been stored, it would count its energy twice.
+            raise UsageError(
+                f"{meter.id}: this is recorded already ({newest}), and nothing has been read since",
+                hint="Nothing is left to be done: heliograph status",
+            )
+        if seam.at <= newest.at:
+            raise UsageError(
+                f"{meter.id}: seam {newest.id} is not before that ({newest})",
+                hint=f"A seam that is wrong is corrected, not recorded again: {again}",
+            )
     if seam.kind == "swap" and seam.new_serial is None and store.readings.serial(meter.id) is not None:
         raise UsageError(
             f"the old meter's serial number is known ({store.readings.serial(meter.id)}), the new one's is not named",
@@ -65,9 +79,15 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
         for reading in store.readings.since(meter.id, seam.at)
         if reading.index_wh is not None and reading.id is not None
     ]
+    hint = "Correct the moment or the counters."
+    if newest is not None:
+        # What the counter showed at the seam before is known as well as if it had been read.
+        steps = sorted([*steps, Step(newest.at, newest.new_wh, True, 0)], key=lambda step: step.at)
+        if good is None or good.moment.at < newest.at:
+            hint += f" If seam {newest.id} was wrong: {again}"
     found = settled(steps, seam, meter.rated_kw, _step(meter, seam.old_wh, seam.new_wh))
     if isinstance(found, str):
-        raise UsageError(f"this seam does not fit the readings: {found}", hint="Correct the moment or the counters.")
+        raise UsageError(f"this seam does not fit the readings: {found}", hint=hint)
     complete = replace(seam, old_serial=seam.old_serial or store.readings.serial(meter.id))
     if not dry:
         complete = replace(complete, id=store.seams.record(complete, found, now))
@@ -97,7 +117,8 @@ def record_correction(
         note=note,
     )
     if isinstance(found, str):
-        raise UsageError(f"{meter.id}: {found}", hint="Nothing was recorded. The seams: heliograph days --json")
+        known = "; ".join(f"{seam.id}: {seam}" for seam in seams) or "none"
+        raise UsageError(f"{meter.id}: {found}", hint=f"Nothing was recorded. Seams of {meter.id}: {known}")
     if not dry:
         found = replace(found, id=store.seams.record(found, (), now))
     return Recorded(found, 0)
@@ -215,9 +236,15 @@ def _split(meter: Meter, span: Sequence[date], opening: Border, split: Split, st
 
 
 def carry_out(
-    meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: datetime, rules: Rules
+    meter: Meter, what: str, wish: Mapping[str, Any], store: Store, clock: Clock, rules: Rules
 ) -> dict[str, Any]:
     """What a verb asks for, as it comes over the daemon's socket; raises KeyError for what is not known."""
+    if not clock.trusted():
+        raise UsageError(
+            "the clock is not synchronised: nobody knows when this happens, and what is recorded stays for ever",
+            hint="Wait for the network and NTP (timedatectl), then say it again. Nothing is lost meanwhile.",
+        )
+    now = clock.now()
     if what == "seam":
         seam = Seam(
             meter.id,
@@ -256,14 +283,13 @@ def carry_out(
     if what == "release":
         first, last = date.fromisoformat(wish["first"]), date.fromisoformat(wish["last"])
         days = release(meter, first, last, wish["split"], store, now, rules, dry=wish["dry"])
-        seams = store.seams.all(meter.id)
         return {
             "meter": meter.id,
             "days": [
                 {
                     "day": str(day.day),
                     "period_wh": day.period_wh,
-                    "estimated_wh": estimated_wh(day, store, seams),
+                    "estimated_wh": estimated_wh(day, store),
                     "how": day.closing.method if day.closing.method in ESTIMATED else day.opening.method,
                 }
                 for day in days

@@ -71,6 +71,11 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
             on_gap=rules.on_gap,
             position=rules.position,
         )
+        if isinstance(found, Border) and found.total_wh < opening.total_wh:
+            raise HeliographError(
+                f"{meter.id} {day}: the counter would end {kwh(opening.index_wh - found.index_wh)} kWh below its start",
+                hint=f"A seam must be wrong: heliograph explain {meter.id} {day}, then heliograph swap --corrects",
+            )
         match found:
             case Border() if held:
                 last = Held(meter.id, day, "held", held[-1][1].reason)
@@ -106,12 +111,13 @@ def around(
     return over_seams(before), over_seams(after)
 
 
-def estimated_wh(day: Day, store: Store, seams: Sequence[Seam]) -> int:
+def estimated_wh(day: Day, store: Store) -> int:
     """How many Wh of a closed day only an estimated split gave to it."""
     index_of: dict[int, int] = {}
-    for id in (day.opening.after, day.closing.before):
+    for border, id in ((day.opening, day.opening.after), (day.closing, day.closing.before)):
         reading = store.readings.reading(id) if id is not None and day.estimated else None
         if reading is not None and reading.id is not None and reading.index_wh is not None:
+            seams = store.seams.all(day.meter, by=store.days.made(border))
             index_of[reading.id] = continuous(seams, reading.moment.at, reading.index_wh)
     return daily.estimated_wh(day, index_of)
 
@@ -121,7 +127,8 @@ def commission(meter: Meter, store: Store, now: datetime) -> bool:
     first = store.readings.first_good(meter.id)
     if first is None or first.index_wh is None or first.id is None:
         return False
-    start = Border(first.moment.at, first.index_wh, meter.baseline_wh, "start", first.id, None)
+    index = continuous(store.seams.all(meter.id), first.moment.at, first.index_wh)
+    start = Border(first.moment.at, index, meter.baseline_wh, "start", first.id, None)
     store.days.commission(meter.id, start, now)
     log.info("meter_commissioned", meter=meter.id, index_kwh=kwh(first.index_wh), total_kwh=kwh(meter.baseline_wh))
     return True

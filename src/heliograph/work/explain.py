@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -261,7 +261,7 @@ def _closed(day: Day, case: _Case) -> dict[str, Any]:
             f"(counter now minus counter at commissioning, {_utc(first.at)}, plus the total it started with)"
         ),
         "estimated_split": day.estimated,
-        "estimated_wh": estimated_wh(day, case.store, case.seams),
+        "estimated_wh": estimated_wh(day, case.store),
         "recovered": [event["text"] for event in case.store.journal.about("recovered", f"{case.meter} {case.day}")],
         "closed_at": facts.get("closed_at"),
         "software": facts.get("software"),
@@ -273,6 +273,8 @@ def _closed(day: Day, case: _Case) -> dict[str, Any]:
 
 
 def _border(border: Border, which: str, case: _Case) -> dict[str, Any]:
+    # A seam or correction that came later takes no part in it.
+    case = replace(case, seams=case.store.seams.all(case.meter, by=case.store.days.made(border)))
     before = _reading(case.store.readings.reading(border.before), case)
     after = _reading(case.store.readings.reading(border.after), case) if border.after is not None else None
     steps = _border_steps(border, before, after)

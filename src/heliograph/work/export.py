@@ -105,6 +105,17 @@ class _Wanted:
                 return True
 
 
+def _config(store: Store, first: int) -> Entry | None:
+    """What was said when the readings of the first entry were made, which may be before what was said at the entry."""
+    entry = next(store.chain.entries(first, first))
+    content = entry.content
+    border = content.get("closing") or content.get("border") or {}
+    read = datetime.fromisoformat(border["before"]["at"]) if border else None
+    told = [one for one in store.chain.configurations() if one.seq <= first]
+    before = [one for one in told if read is None or datetime.fromisoformat(one.content["at"]) <= read]
+    return before[-1] if before else next(iter(told), None)
+
+
 def _span(store: Store, wanted: _Wanted) -> tuple[int, Head] | None:
     """From the configuration in force at the first asked entry to the first checkpoint behind the last one."""
     first: int | None = None
@@ -114,7 +125,7 @@ def _span(store: Store, wanted: _Wanted) -> tuple[int, Head] | None:
             first, last = first or entry.seq, entry
     if first is None or last is None:
         return None
-    config = store.chain.configured(first)
+    config = _config(store, first)
     covered = store.chain.next_checkpoint(last.seq)
     end = Head(covered.seq, covered.hash) if covered is not None else Head(last.seq, last.hash)
     return (config.seq if config is not None else first), end

@@ -311,9 +311,10 @@ def _alarms(
                 f"{meter.id} has not answered since {meter.last_at:%Y-%m-%d %H:%M} UTC. {meter.error}".rstrip()
             )
         elif meter.state == "doubtful":
+            doubt = meter.doubt if meter.doubt.endswith("?") else f"{meter.doubt}."
             found.append(
-                f"{meter.id}: {meter.doubt}. Nothing is booked until it is back, or until you record what happened, "
-                f"with what both counters showed at that moment: {meter.proposal}"
+                f"{meter.id}: {doubt} Nothing is booked until it is back, or until you record what happened, with what "
+                f"both counters showed at that moment: {meter.proposal}"
             )
     if held:
         found.append(f"{held} day{'s are' if held > 1 else ' is'} held. Why: heliograph days")

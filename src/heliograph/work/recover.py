@@ -239,7 +239,7 @@ class Recovery:
             said += f" (asked at {now:%Y-%m-%d %H:%M} UTC)"
             if len(open_days) == 1:
                 store.journal.event(now, "recovered", f"{meter.id} {day}", said)
-                store.days.close(Day(meter.id, day, opening, closing), now, meter.reports)
+                store.days.close(Day(meter.id, day, opening, closing), now, meter.reports, said)
                 log.info("day_recovered", meter=meter.id, day=str(day), kwh=kwh(total - opening.total_wh), how=said)
             else:
                 together = kwh(total - opening.total_wh)
@@ -288,8 +288,9 @@ class Recovery:
             )
             store.journal.event(now, "restored", meter.id, text)
             log.error("total_taken_over", meter=meter.id, what=text)
-            start = Border(first.moment.at, first.index_wh, total, "start", first.id, None)
-            store.days.commission(meter.id, start, now)
+            index = continuous(store.seams.all(meter.id), first.moment.at, first.index_wh)
+            start = Border(first.moment.at, index, total, "start", first.id, None)
+            store.days.commission(meter.id, start, now, text)
         return ""
 
 
