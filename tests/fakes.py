@@ -98,6 +98,8 @@ class FakeUplink:
         self.twice: list[DayRow] = []
         self.says: datetime | None = None
         """What time it is there."""
+        self.ends: datetime | None = None
+        """Its token."""
         self.before_answer: Callable[[], object] = lambda: None
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
@@ -135,6 +137,9 @@ class FakeUplink:
             held = self.stored.get((row.remote_id, row.day.isoformat()))
             found[row.id] = Stored(*held) if held else Missing()
         return found
+
+    def token_until(self) -> datetime | None:
+        return self.ends
 
     def date(self) -> datetime | None:
         self.requests += 1

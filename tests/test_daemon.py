@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import base64
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from heliograph import app, daemon
+from heliograph.core.site import Report
 from heliograph.daemon import Daemon
+from heliograph.settings import DrecSettings, RedexSettings
+from heliograph.work.health import health
+from tests.fakes import RULES, FakeClock, FakeUplink
 
 CONFIG = """
 [site]
@@ -59,3 +67,40 @@ def test_the_health_of_a_bus_that_hangs_is_seen(tmp_path: Path) -> None:
         assert running.healthy()
         running._beats["lan"] = time.monotonic() - 10 * 3600 - 1
         assert not running.healthy()
+
+
+def test_a_token_that_somebody_has_to_replace_is_told_30_14_and_3_days_ahead(tmp_path: Path) -> None:
+    structlog.reset_defaults()
+    (tmp_path / "config.toml").write_text(CONFIG.format(folder=tmp_path))
+    site = app.load(tmp_path / "config.toml")
+    uplink, end = FakeUplink(), datetime(2026, 6, 1, tzinfo=UTC)
+    with site.writer() as store:
+        running = Daemon(site, store)
+        for days in range(40, -2, -1):
+            running._watch_token(uplink, end - timedelta(days=days))  # none that ends
+        uplink.ends = end
+        with capture_logs() as said:
+            for days in range(40, -2, -1):
+                for _ in range(3):
+                    running._watch_token(uplink, end - timedelta(days=days))
+        assert [one["days"] for one in said] == [30, 14, 3]
+        uplink.ends = end + timedelta(days=365)  # replaced, and the next one is told as well
+        with capture_logs() as said:
+            running._watch_token(uplink, end)
+            running._watch_token(uplink, end + timedelta(days=363))
+        assert [one["days"] for one in said] == [2]
+        report = replace(site.meters[0], reports=(Report("platform", "STR1"),))
+        for days, alarms in ((15, 0), (13, 1), (-1, 1)):
+            clock = FakeClock(uplink.ends - timedelta(days=days))
+            seen = health("s", [report], store, clock, RULES, running.live)
+            assert sum("token for platform" in alarm for alarm in seen.alarms) == alarms
+            assert seen.uplinks[0].token_until == uplink.ends
+
+
+def test_a_token_from_a_file_has_the_end_that_stands_in_it(tmp_path: Path) -> None:
+    claims = base64.urlsafe_b64encode(b'{"exp": 1780272000}').decode().rstrip("=")
+    (tmp_path / "token").write_text(f"e30.{claims}.c2ln")
+    chosen = {"base_url": "http://127.0.0.1:1", "token": {"file": tmp_path / "token"}}
+    redex = app._redex(RedexSettings.model_validate(chosen), FakeClock())
+    drec = app._drec(DrecSettings.model_validate(chosen), FakeClock(), ())
+    assert redex.token_until() == drec.token_until() == datetime(2026, 6, 1, tzinfo=UTC)

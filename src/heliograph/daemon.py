@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import socket
@@ -49,6 +50,7 @@ MEND_EVERY = timedelta(seconds=10)
 COPY_LOOK = timedelta(hours=1)
 # Least real time between two runs of a job, for rehearsals whose clock runs fast.
 SHORTEST = 0.05
+TOKEN_DAYS = (30, 14, 3)
 STOP_WITHIN = 4.0
 CLOCK_LOOK = 2.0
 CLOCK_STEP = 1.0
@@ -66,6 +68,7 @@ class Daemon:
         self.uplinks = app.uplinks()
         self.paces = {uplink.name: Pace(app.per_minute(uplink.name)) for uplink in self.uplinks}
         self.recovery = Recovery(app.meters, app.rules)
+        self._token_days: dict[str, float] = {}
         self.damaged = False
         self.on_damage: Callable[[], None] = lambda: None
         """What ends the process when the file turns out to be damaged."""
@@ -187,8 +190,19 @@ class Daemon:
         self.recovery.ask(uplink, self.store, self.app.clock, pace)
         deliver(uplink, self.store, self.app.clock, pace, random.random)
         now = self.app.clock.now()
+        self._watch_token(uplink, now)
         paused = pace.paused_until is not None and now < pace.paused_until
         self.live.pauses[uplink.name] = f"paused until {pace.paused_until:%H:%M} UTC: {pace.reason}" if paused else ""
+
+    def _watch_token(self, uplink: Uplink, now: datetime) -> None:
+        """Says once each when 30, 14 and 3 days are left of a token that somebody has to replace."""
+        until, before = uplink.token_until(), self._token_days.get(uplink.name, math.inf)
+        self.live.tokens[uplink.name] = until
+        left = math.inf if until is None else (until - now) / timedelta(days=1)
+        self._token_days[uplink.name] = left
+        if any(left <= days < before for days in TOKEN_DAYS):
+            hint = "Put a new token in its place; a file is read again by itself."
+            log.warning("token_ends", uplink=uplink.name, at=str(until), days=round(left, 1), hint=hint)
 
     def _reconcile(self, uplink: Uplink) -> None:
         reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name])

@@ -557,6 +557,8 @@ class Sessions:
         self.number += 1
         return True
 
+    by_hand = False
+
     def expiry(self) -> datetime | None:
         return None
 

@@ -378,6 +378,8 @@ class Tokens:
         self.number += self.renewable
         return self.renewable
 
+    by_hand = False
+
     def expiry(self) -> datetime | None:
         return None
 

@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from heliograph import library
 from heliograph.core.errors import UsageError
@@ -240,14 +242,16 @@ def test_nothing_is_recorded_while_nobody_knows_the_time(store: Store) -> None:
         carry_out(METER, "seam", {}, store, clock, RULES)
 
 
-def test_a_seam_that_would_make_a_day_negative_is_named(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_seam_that_would_make_a_day_negative_is_named(store: Store) -> None:
     read(store, 1, 30_000)
     close_days([METER], store, FakeClock(at(2)), RULES)
     store.seams.record(seam(0, 30_000, hours=3), (), at(3))
     read(store, 4, 30_500)
     read(store, 23.99, 30_500)
-    close_days([METER], store, FakeClock(at(25)), RULES)
-    assert store.days.all() == [] and "A seam must be wrong" in capsys.readouterr().out
+    structlog.reset_defaults()
+    with capture_logs() as said:
+        close_days([METER], store, FakeClock(at(25)), RULES)
+    assert store.days.all() == [] and any("A seam must be wrong" in str(one.get("hint")) for one in said)
 
 
 def test_a_later_correction_leaves_what_is_explained_of_earlier_days(store: Store) -> None:

@@ -55,7 +55,11 @@ def command(config: Path | None, as_json: bool) -> int:
             click.echo(f"{meter['id']}: {meter['seam']}")
     for uplink in seen["uplinks"]:
         rows = ", ".join(f"{count} {state}" for state, count in sorted(uplink["rows"].items())) or "nothing to send yet"
-        click.echo(f"{uplink['name']}: {rows}" + (f"; {uplink['trouble']}" if uplink["trouble"] else ""))
+        click.echo(
+            f"{uplink['name']}: {rows}"
+            + (f"; {uplink['trouble']}" if uplink["trouble"] else "")
+            + (f"; token until {uplink['token_until'][:16]} UTC" if uplink["token_until"] else "")
+        )
     if seen["held"] or seen["missing"]:
         click.echo(f"days: {seen['held']} held, {seen['missing']} missing (heliograph days)")
     proof = seen["proof"]

@@ -580,6 +580,9 @@ class Drec:
         self.requests = self._http.requests
         return found
 
+    def token_until(self) -> datetime | None:
+        return self.tokens.expiry() if self.tokens.by_hand else None
+
     def close(self) -> None:
         self._http.close()
 

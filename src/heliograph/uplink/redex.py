@@ -414,6 +414,9 @@ class Redex:
         self.requests = self._http.requests
         return found
 
+    def token_until(self) -> datetime | None:
+        return self.tokens.expiry() if self.tokens.by_hand else None
+
     def close(self) -> None:
         self._http.close()
 

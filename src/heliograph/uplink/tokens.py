@@ -128,6 +128,11 @@ class TokenSource(Protocol):
 
     def expiry(self) -> datetime | None: ...
 
+    @property
+    def by_hand(self) -> bool:
+        """Somebody has to put a new one in its place before it ends."""
+        ...
+
     def secrets(self) -> frozenset[str]:
         """What must not show in any text."""
         ...
@@ -135,6 +140,8 @@ class TokenSource(Protocol):
 
 class StaticToken:
     """A token somebody else renews: a device JWT in a file, the environment or a credential."""
+
+    by_hand = True
 
     def __init__(self, secret: Secret) -> None:
         self._secret = secret
@@ -179,6 +186,8 @@ class Grants(Protocol):
 
 class Login:
     """A token from a login, kept for all who need it and renewed before it expires."""
+
+    by_hand = False
 
     def __init__(self, grants: Grants) -> None:
         self._grants = grants

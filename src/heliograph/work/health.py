@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from heliograph import __version__
@@ -20,6 +20,9 @@ from heliograph.store import Store
 from heliograph.store.opening import loss, quarantined
 from heliograph.store.outbox import RECOVERY
 from heliograph.work.close_days import Rules
+
+# A token that ends within this needs a person now; before that it is only shown.
+TOKEN_ALARM = timedelta(days=14)
 
 MeterState = Literal["ok", "stale", "doubtful", "never read"]
 
@@ -58,6 +61,8 @@ class UplinkHealth:
     """Oldest day that is not confirmed."""
     trouble: str
     remedy: str
+    token_until: datetime | None
+    """When a token ends that does not renew itself; known only to the running daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class Live:
     errors: dict[str, str] = field(default_factory=dict)
     buses: dict[str, BusCounters] = field(default_factory=dict)
     pauses: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, datetime | None] = field(default_factory=dict)
+    """When the tokens end that somebody has to replace."""
     clock: str = ""
     """What a second witness says against the clock."""
     recovery: dict[str, str] = field(default_factory=dict)
@@ -134,7 +141,7 @@ def health(
         unread = f"{error.message} {error.hint}".strip()
         shown = tuple(_seen(meter, now, live) for meter in meters)
         proof, losses = _UNREAD, []
-        held, uplinks = [], tuple(UplinkHealth(name, {}, None, "", "") for name in sorted(names))
+        held, uplinks = [], tuple(UplinkHealth(name, {}, None, "", "", None) for name in sorted(names))
     waiting = [entry for entry in held if entry.kind == "held"]
     storage = _storage(store, live, unread) if live is not None else ""
     return Health(
@@ -154,7 +161,7 @@ def health(
         (
             *([storage] if storage else []),
             *losses,
-            *_alarms(shown, uplinks, len(waiting), trusted, live.clock if live else ""),
+            *_alarms(shown, uplinks, len(waiting), now if trusted else None, live.clock if live else ""),
         ),
     )
 
@@ -277,6 +284,7 @@ def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None)
         store.outbox.oldest_open(name),
         pause or (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
         trouble["remedy"] if trouble else "",
+        live.tokens.get(name) if live else None,
     )
 
 
@@ -295,10 +303,10 @@ def _losses(store: Store, live: Live | None) -> list[str]:
 
 
 def _alarms(
-    meters: Sequence[MeterHealth], uplinks: Sequence[UplinkHealth], held: int, trusted: bool, clock: str
+    meters: Sequence[MeterHealth], uplinks: Sequence[UplinkHealth], held: int, now: datetime | None, clock: str
 ) -> list[str]:
     found = []
-    if not trusted:
+    if now is None:
         found.append(
             f"The clock is not synchronised{clock and f' ({clock})'}: no day is closed or delivered."
             " Check the network and NTP (timedatectl)."
@@ -319,6 +327,12 @@ def _alarms(
     if held:
         found.append(f"{held} day{'s are' if held > 1 else ' is'} held. Why: heliograph days")
     for uplink in uplinks:
+        if now is not None and uplink.token_until is not None and uplink.token_until - now <= TOKEN_ALARM:
+            ends = "ended" if uplink.token_until <= now else f"ends in {durations.shown(uplink.token_until - now)},"
+            found.append(
+                f"The token for {uplink.name} {ends} at {uplink.token_until:%Y-%m-%d %H:%M} UTC. Put a new one in its"
+                " place (a file is read again by itself); days wait until then, none is lost."
+            )
         if uplink.rows.get("rejected") or uplink.rows.get("held"):
             count = uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0)
             found.append(f"{uplink.name} has not taken {count} days: {uplink.trouble}. Look at: heliograph backlog")
