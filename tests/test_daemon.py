@@ -11,6 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from heliograph import app, daemon
+from heliograph.core.errors import UsageError
 from heliograph.core.site import Report
 from heliograph.daemon import Daemon
 from heliograph.settings import DrecSettings, RedexSettings
@@ -104,3 +105,15 @@ def test_a_token_from_a_file_has_the_end_that_stands_in_it(tmp_path: Path) -> No
     redex = app._redex(RedexSettings.model_validate(chosen), FakeClock())
     drec = app._drec(DrecSettings.model_validate(chosen), FakeClock(), ())
     assert redex.token_until() == drec.token_until() == datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def test_a_swap_to_another_meter_than_the_one_that_answers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG.format(folder=tmp_path))
+    site = app.load(tmp_path / "config.toml")
+    wish = {"at": "2026-03-14T00:00+00:00", "kind": "swap", "old_wh": 1, "new_wh": 0, "note": "", "dry": True}
+    with site.writer() as store:
+        running = Daemon(site, store)
+        running.lines[0].watch(site.meters[0], store, site.clock).shown = "0030000001"
+        for named, why in (("9", "answers with serial number 0030000001, not 9"), ("30000001", "never read")):
+            with pytest.raises(UsageError, match=why):
+                running.answer("/api/v1/meters/roof/seam", {**wish, "new_serial": named})

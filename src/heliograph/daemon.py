@@ -280,6 +280,12 @@ class Daemon:
         if wish is not None:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
             with line.lock:  # a round that is under way judges by what was before
+                shown, named = line.watch(meter, self.store, self.app.clock).shown, wish.get("new_serial")
+                if shown is not None and named is not None and shown.lstrip("0") != named.lstrip("0"):
+                    raise UsageError(
+                        f"{id} answers with serial number {shown}, not {named}",
+                        hint="Compare with its label, and record the swap when the new meter is connected.",
+                    )
                 done = carry_out(meter, more[0], wish, self.store, self.app.clock, self.app.rules)
                 line.forget(meter)
             if not wish.get("dry"):

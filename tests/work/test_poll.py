@@ -219,6 +219,8 @@ def test_another_serial_number_stops_the_booking(site: Site) -> None:
     site.run(minutes=6)
     last = site.store.readings.last("roof")
     assert last is not None and not last.good and "serial number changed" in last.doubt
+    (watched,) = site.line.watched()
+    assert watched.shown is not None and watched.shown != watched.serial
 
 
 @pytest.mark.parametrize(("serial", "meter_code"), [("111", 112), (None, 32)])

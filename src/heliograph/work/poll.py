@@ -79,6 +79,8 @@ class Watched:
     """The newest reading that was given to the store, or waits for it."""
     serial: str | None = None
     """Of the device that the readings are from."""
+    shown: str | None = None
+    """Of the device that answers."""
     untold: bool = False
     """Something was learned here that the store does not know yet."""
     blind: bool = False
@@ -508,6 +510,7 @@ def identify(line: PolledBus, one: Watched, clock: Clock) -> None:
             f"{meter.id} has serial number {serial}, but the configuration says {meter.serial}",
             hint="If the meter was replaced, record it before anything is booked from the new one.",
         )
+    one.shown = serial
     if serial is not None and one.serial is None:
         one.serial, one.untold = serial, True
     one.stranger = _stranger(one.serial, serial) if serial is not None and serial != one.serial else ""
