@@ -174,6 +174,8 @@ def _on_the_way(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     gap = f", longest gap {samples['longest_gap_s']:.0f} s" if samples["longest_gap_s"] is not None else ""
     yield f"  {samples['stored']} stored, {samples['good']} good{gap}"
     yield from (f"  {line}" for line in coverage(found["coverage"]))
+    if found["state"] == "open" and found["coverage"]:
+        yield "  (a running gateway writes these counts down every five minutes)"
     if samples["thinned"]:
         yield f"  older samples were thinned {samples['thinned']} since; borders rest on none of those"
     for run in runs(samples["excluded"]):

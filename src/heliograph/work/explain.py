@@ -662,6 +662,9 @@ def _held_todo(case: _Case) -> str:
 def _open(case: _Case, now: datetime, good: Sequence[Reading], last: Border | None) -> tuple[str, str]:
     """Why a day has no figure yet, and what it waits for."""
     newest = case.window[-1] if case.window else None
+    if last is None and good:
+        reason = f"its first day begins with its first reading, at {_utc(good[0].moment.at)}"
+        return reason, "The running gateway opens it within half a minute: heliograph status"
     if last is None:
         return "this meter has no good reading on a trusted clock yet", "heliograph status says what it answers."
     if now < case.end:
