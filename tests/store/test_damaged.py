@@ -244,6 +244,23 @@ def test_every_row_without_a_final_answer_becomes_unclear_and_has_no_claim(site:
     store.close()
 
 
+def test_a_number_that_was_never_written_down_is_no_loss(site: Path) -> None:
+    """The power went, or the process, between the making of the file and its first number."""
+    (site / CLAIMED).write_bytes(b"")
+    store, loss = opened(site, NOW)
+    store.close()
+    assert loss is None and newest_claim(site) == store_claims(site)
+    (site / CLAIMED).write_bytes(b"12x")  # whereas one that cannot be read may have been any
+    store, loss = opened(site, NOW)
+    store.close()
+    assert loss is not None
+
+
+def store_claims(site: Path) -> int:
+    with closing(sqlite3.connect(site / FILE)) as raw:
+        return int(raw.execute("SELECT coalesce(max(id), 0) FROM claim").fetchone()[0])
+
+
 def test_what_is_not_the_files_fault_moves_no_file(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A card that is busy or full must not cost the store its place."""
     mark(site, "open")

@@ -32,7 +32,8 @@ CLAIMED = "claimed"
 def newest_claim(data_dir: Path) -> int | None:
     """What stands beside the store; 0: nothing, None: it cannot be read."""
     try:
-        return int((data_dir / CLAIMED).read_text(encoding="ascii"))
+        # Empty: made, and then the power went before its first number; nothing leaves before that one is flushed.
+        return int((data_dir / CLAIMED).read_text(encoding="ascii") or "0")
     except FileNotFoundError:
         return 0
     except (OSError, ValueError):
@@ -41,13 +42,21 @@ def newest_claim(data_dir: Path) -> int | None:
 
 def note_claim(data_dir: Path, number: int) -> None:
     """On the card when it returns; written in place, so that it takes one flush."""
+    path = data_dir / CLAIMED
     try:
-        handle = os.open(data_dir / CLAIMED, os.O_RDWR | os.O_CREAT, 0o600)
+        fresh = not path.exists()
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.pwrite(handle, f"{number:020d}\n".encode(), 0)
             os.fsync(handle)
         finally:
             os.close(handle)
+        if fresh:
+            folder = os.open(data_dir, os.O_RDONLY)  # its name, too
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         hint = "Check the card: free space, read-only, errors in the system log."
         raise StoreError(f"{data_dir / CLAIMED} could not be written: {error.strerror}", hint=hint) from error
