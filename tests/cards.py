@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+# .ci/run is root; elsewhere these tests have no file system of their own to fill.
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 

@@ -127,7 +127,7 @@ class Daemon:
             self._stopped_storing(error)
         except HeliographError as error:
             log.error("job_failed", job=name, error=str(error), hint=error.hint)
-        except Exception:
+        except Exception:  # a fault of ours in one job must not end the metering; its traceback is kept
             log.exception("job_crashed", job=name)
         self._beats[name] = time.monotonic()
 
