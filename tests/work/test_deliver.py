@@ -144,10 +144,29 @@ def test_a_platform_that_holds_another_value_is_never_overwritten(store: Store, 
     assert uplink.stored["STR-m0", "2026-03-14"] == (1, 1)
 
 
-def test_no_minute_holds_more_requests_than_the_pace(store: Store, clock: FakeClock) -> None:
+def test_no_minute_holds_more_requests_than_the_pace(tmp_path: Path, clock: FakeClock) -> None:
+    store = make_store(tmp_path / "five", clock, meters=5, days=1)
     uplink, pace = FakeUplink(most=1), Pace(4)
     deliver(uplink, store, clock, pace, lambda: 0.5)
     assert uplink.requests == 4
+
+
+def test_a_day_waits_until_the_days_before_it_were_processed(tmp_path: Path, clock: FakeClock) -> None:
+    """What was only taken may yet fail, and then an earlier day would come after a later one."""
+    store = make_store(tmp_path / "one", clock, meters=1, days=3)
+    uplink = FakeUplink(most=1)
+    for sent in (1, 2, 3):
+        deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+        assert uplink.sends == sent
+        clock.leap(minutes=1)
+
+
+def test_what_is_held_back_leaves_together(tmp_path: Path, clock: FakeClock) -> None:
+    """Three devices with four days each, five days a request: no device's rest has a request of its own."""
+    store = make_store(tmp_path / "three", clock, meters=3, days=4)
+    uplink = FakeUplink(most=5)
+    run(uplink, store, clock, 30)
+    assert states(store) == {"confirmed": 12} and uplink.sends == 3
 
 
 def test_nothing_leaves_on_an_untrusted_clock(store: Store, clock: FakeClock) -> None:

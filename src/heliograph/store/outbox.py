@@ -124,14 +124,19 @@ class Outbox:
         """Due rows that may leave now, by meter and day.
 
         A device's rows stop at the first one that is unclear or not yet due, for days go in order. Where the
-        platform insists on order, a rejected or held row and a held day stop them too; elsewhere they are passed by.
+        platform insists on order, a rejected or held row and a held day stop them too; elsewhere they are passed by,
+        but a day that was only taken for processing may yet fail, so later ones wait for it.
         """
-        held: dict[int, str] = {}
         if ordered:
-            rows = self._db.all(
+            stops = self._db.all(
                 "SELECT meter, min(day) AS day FROM held WHERE kind = 'held' AND released IS NULL GROUP BY meter"
             )
-            held = {row["meter"]: row["day"] for row in rows}
+        else:
+            stops = self._db.all(
+                "SELECT meter, min(date) AS day FROM outbox WHERE uplink = ? AND state = 'accepted' GROUP BY meter",
+                [uplink],
+            )
+        stop = {row["meter"]: row["day"] for row in stops}
         found: list[DayRow] = []
         stopped: int | None = None
         open_rows = self._db.rows(
@@ -143,7 +148,7 @@ class Outbox:
             meter = row["meter"]
             if meter == stopped or (row["state"] in ("rejected", "held") and not ordered):
                 continue
-            if row["state"] != "due" or row["due"] > micros(now) or row["date"] > held.get(meter, "9999"):
+            if row["state"] != "due" or row["due"] > micros(now) or row["date"] > stop.get(meter, "9999"):
                 stopped = meter
                 continue
             found.append(self._row(row))
@@ -151,6 +156,17 @@ class Outbox:
                 break
         open_rows.close()
         return found
+
+    def held_back(self, uplink: str, now: datetime, since: datetime) -> bool:
+        """Whether due rows wait behind a day of their device that left after `since` and is being processed."""
+        row = self._db.one(
+            "SELECT 1 AS found FROM outbox JOIN claim ON claim.id = outbox.claim"
+            " WHERE outbox.uplink = ? AND outbox.state = 'accepted' AND claim.at > ? AND EXISTS (SELECT 1 FROM outbox"
+            " later WHERE later.uplink = outbox.uplink AND later.meter = outbox.meter AND later.date > outbox.date"
+            " AND later.state NOT IN ('accepted', 'confirmed') AND later.state = 'due' AND later.due <= ?) LIMIT 1",
+            [uplink, micros(since), micros(now)],
+        )
+        return row is not None
 
     def waiting(self, uplink: str, state: State, now: datetime, *, limit: int = 3000) -> list[DayRow]:
         """Unclear or accepted rows whose next look is due, by meter and day; whole claims, for they are one request."""

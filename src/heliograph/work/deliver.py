@@ -25,6 +25,8 @@ Told = TypeVar("Told")
 
 # More rows than any platform takes at once; what a request leaves over is fetched again for the next.
 ROWS = 3000
+# A request may wait this long for days that are held back while earlier ones of their devices are being processed.
+GATHER = timedelta(minutes=15)
 # A process that is not finished by then is treated as unclear and read back.
 PROCESS_PATIENCE = timedelta(hours=24)
 
@@ -62,6 +64,10 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
         if parcel is None:
             return
         now = clock.now()
+        # What is left of a backlog is sent together, not in as many requests as there are devices that were waited for.
+        if len(parcel.rows) == len(rows) and not uplink.ordered:
+            if store.outbox.held_back(uplink.name, now, since=now - GATHER):
+                return
         # From here on the rows are unclear, so a power cut looks like a time-out.
         store.outbox.claim(uplink.name, parcel, now, delivery.next_look(now, now))
         verdicts = _counted(uplink, pace, clock, uplink.send, parcel)
