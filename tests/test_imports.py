@@ -22,6 +22,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "core": set(),
     "ports": {"core"},
     **{room: {"core", "ports"} for room in ADAPTERS},
+    "uplink.certificate": {"core", "seal"},  # whose environment for child processes holds no secrets
     "work": {"core", "ports", "store"},  # SQLite is ours and quick, so it is used directly
     "clock": {"core"},
     "toml_lines": {"core"},
@@ -56,7 +57,7 @@ ONLY_IN = {
     "starlette": {"web"},
     "uvicorn": {"web"},
     "jinja2": {"web"},
-    "cryptography": {"seal"},
+    "cryptography": {"seal", "uplink.certificate"},  # both in processes of their own
     "astral": {"core.daylight"},
     "asyncio": {"web"},  # threads everywhere else
 }

@@ -368,7 +368,7 @@ def _redex(chosen: RedexSettings, clock: Clock) -> Uplink:
     from heliograph.uplink.redex import Redex, dialect
     from heliograph.uplink.tokens import StaticToken, redex_login
 
-    http = Http(chosen.base_url, ca=chosen.ca_file)
+    http = Http(chosen.base_url, ca=chosen.ca_file, now=clock.now)
     source: tokens.TokenSource
     if chosen.login is not None:
         login = chosen.login
@@ -386,7 +386,7 @@ def _drec(chosen: DrecSettings, clock: Clock, meters: tuple[Meter, ...]) -> Upli
     from heliograph.uplink.http import Http
     from heliograph.uplink.tokens import StaticToken, drec_login
 
-    http = Http(chosen.base_url, ca=chosen.ca_file, timeout=30.0)
+    http = Http(chosen.base_url, ca=chosen.ca_file, now=clock.now, timeout=30.0)
     source: tokens.TokenSource
     if chosen.login is not None:
         source = drec_login(http, _secret(chosen.login.username), _secret(chosen.login.password))

@@ -19,6 +19,15 @@ FILE = "device.key"
 _PATIENCE = 60.0
 
 
+# What a Python needs to find itself and our package. Secrets may stand in the rest (`{ env = "..." }`, HTTPS_PROXY).
+_HANDED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+
+
+def environment() -> dict[str, str]:
+    """What a process that we start gets to see of our environment."""
+    return {name: value for name, value in os.environ.items() if name in _HANDED_ON}
+
+
 class Signed(NamedTuple):
     key: bytes
     """Public, 32 bytes."""
@@ -37,6 +46,7 @@ def sign(path: Path, message: bytes) -> Signed:
             capture_output=True,
             timeout=_PATIENCE,
             check=True,
+            env=environment(),
         )
         found = json.loads(done.stdout)
     except subprocess.CalledProcessError as error:

@@ -10,36 +10,59 @@ Answer    a status came back; what it means is the dialect's matter
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
 import ipaddress
 import json
 import re
 import socket
+import ssl
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, quote_plus, urlsplit
 
 import heliograph
+from heliograph.core import durations
 from heliograph.core.delivery import FLOOR, Verdict
 from heliograph.core.errors import ConfigError
+from heliograph.uplink import certificate
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
 BODY_LIMIT = 256 * 1024
 EXCERPT = 300
 # A Retry-After beyond a day is a mistake of somebody's clock; asking once a day harms nobody.
 LONGEST_WAIT = timedelta(days=1)
+# A server may hang up on a kept connection while the next request is on its way, and then nobody knows whether it
+# arrived. So one that was idle for longer than this (seconds) is not used again.
+IDLE = 5.0
+# What two clocks may differ by before one of them is called wrong.
+APART = timedelta(minutes=2)
+# x509_vfy.h: what OpenSSL found wrong with a certificate.
+EARLY, EXPIRED, OTHER_NAMES = 9, 10, (62, 64)
+NO_CHECK_TIME = 0x200000
+
+NETWORK = "Check the network, the name service and base_url; the days stay due and nothing is lost."
+INTERCEPTED = (
+    "Nothing was sent. Open {url} in a browser on site: a sign-in page wants to be answered; a firewall that opens TLS "
+    "has to leave {host} alone, or its authority goes into ca_file."
+)
+PROXY_FORM = "Write HTTPS_PROXY (or ALL_PROXY) as http://host:port in the environment of the service."
+PROXY = (
+    "Check HTTPS_PROXY in the environment of the service (http://user:password@host:port), or name the platform in "
+    "NO_PROXY; the days stay due and nothing is lost."
+)
+CLOCK = "Check the clock and NTP (timedatectl); days wait until it is right, none is lost."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,8 @@ class Answer:
     def words(self) -> str:
         """What the platform says, for people: its message where it has one, else the beginning of the body."""
         said = _message(self.json) or self.body.decode("utf-8", "replace")
+        if self.success and self.empty:
+            said = "and nothing else, from a captive portal or a proxy perhaps"
         return f"{self.status} {clean(said, self.hide)}".strip()
 
     def retry_after(self, now: datetime) -> timedelta | None:
@@ -105,18 +130,52 @@ Exchange = NotSent | Unclear | Answer
 def fault(found: NotSent | Unclear) -> Verdict:
     """What an exchange without a status means for the rows it carried."""
     if isinstance(found, NotSent):
-        hint = found.hint or "Check the network, the name service and base_url; the days stay due and nothing is lost."
-        return Verdict("due", found.rule, found.reason, hint, found.wait or FLOOR, pause_all=True)
+        return Verdict("due", found.rule, found.reason, found.hint or NETWORK, found.wait or FLOOR, pause_all=True)
     return Verdict("unclear", found.rule, found.reason, "The days are read back before anything is sent again.")
 
 
 def portal(answer: Answer) -> Verdict | None:
     """Somebody between us and the platform answered: a redirect, a sign-in page, or a page instead of JSON."""
+    if (cause := stranger(answer)) == "":
+        return None
+    remedy = "Open base_url in a browser on site: a sign-in page wants to be answered, or a proxy or base_url is wrong."
+    return Verdict("unclear", "portal", f"{cause} ({answer.words()})", remedy, FLOOR, pause_all=True)
+
+
+def stranger(answer: Answer) -> str:
+    """Who seems to have answered instead of the platform, in words that quote nothing of the body; '' where nobody."""
     page = "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<"
-    if 300 <= answer.status < 400 or answer.status == 511 or (answer.success and page):
-        remedy = "A sign-in page, a proxy or a wrong base_url answered instead of the platform; open base_url on site."
-        return Verdict("unclear", "portal", answer.words(), remedy, FLOOR, pause_all=True)
-    return None
+    if 300 <= answer.status < 400:
+        # Where it points is told without its query, which may hold anything.
+        to = clean(answer.headers.get("location", "").partition("?")[0], answer.hide, 100) or "nowhere"
+        return f"something between here and the platform answered, a captive portal perhaps: redirect to {to}"
+    if answer.status == 511:
+        return "a captive portal answered instead of the platform: the network wants a sign-in"
+    if answer.success and page:
+        return "a page answered instead of the platform, the sign-in of a captive portal perhaps"
+    return ""
+
+
+def apart(theirs: datetime | None, early: datetime, late: datetime) -> str:
+    """Where a server's clock, read between two moments of ours, differs too much: "3 h behind", else ''."""
+    if theirs is None:
+        return ""
+    if theirs - late > APART:
+        return f"{durations.shown(theirs - late)} behind"
+    return f"{durations.shown(early - theirs)} ahead of" if early - theirs > APART else ""
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a request has come."""
+
+    late: threading.Event = field(default_factory=threading.Event)
+    stage: Literal["unknown", "connecting", "left"] = "unknown"
+    dialled: tuple[str, int] | None = None
+
+
+class _Shown(Exception):
+    """Ends a connection that was only made to look at the certificate: here it is, in DER."""
 
 
 class Http:
@@ -129,19 +188,22 @@ class Http:
         timeout: float = 60.0,
         connect: float = 10.0,
         ca: Path | None = None,
+        now: Callable[[], datetime] | None = None,
         transport: httpx.BaseTransport | None = None,
         timer: type[threading.Timer] = threading.Timer,
     ) -> None:
         """`timeout` ends the whole exchange, `connect` the part before anything leaves; both in real seconds.
 
-        `ca` is added to the known authorities; there is no switch to leave the verification out. Tests bring their own
-        `transport`, and a `timer` that fires when the other side is ready for it.
+        `ca` is added to the known authorities; there is no switch to leave the verification out. `now` is our clock,
+        to tell a wrong one from an expired certificate. Tests bring their own `transport`, and a `timer` that fires
+        when the other side is ready for it.
         """
         self.base_url = checked(base_url)
         self.timeout = timeout
         self.requests = 0
         self._connect = connect
         self._ca = ca
+        self._now = now
         self._transport = transport
         self._timer = timer
         self._client: httpx.Client | None = None
@@ -172,9 +234,12 @@ class Http:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         with self._lock:
-            client = self._open()
-            late = threading.Event()
-            timer = self._timer(self.timeout, self._cut, [late])
+            try:
+                client = self._open()
+            except (ValueError, ImportError, httpx.InvalidURL):  # not quoted, for a password may stand in it
+                return NotSent("proxy", "the proxy named in the environment cannot be used", PROXY_FORM)
+            course = _Course()
+            timer = self._timer(self.timeout, self._cut, [course.late])
             timer.daemon = True
             timer.start()
             try:
@@ -185,19 +250,23 @@ class Http:
                     params=query,
                     content=body,
                     headers=headers,
-                    extensions={"trace": partial(self._seen, late)},
+                    extensions={"trace": partial(self._seen, course)},
                 ) as response:
-                    found: Exchange = self._answer(response, late, secrets)
+                    found: Exchange = self._answer(response, course.late, secrets)
+            except httpx.ProxyError as exc:
+                found = self._refused_by_proxy(course, clean(str(exc), secrets))
             # ConnectError covers refused, no route, unknown name and every TLS failure before the request.
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as exc:
-                found = NotSent("connect", f"no connection to {self.base_url}: {clean(str(exc), secrets)}")
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+                found = self._no_connection(course, exc, secrets)
             except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
                 found = NotSent("request", f"no request could be made: {clean(str(exc), secrets)}", "Report this.")
-            except httpx.TimeoutException:
-                found = Unclear("timeout", f"no answer from {self.base_url} within {self.timeout:g} s")
             except httpx.HTTPError as exc:
-                why = f"within {self.timeout:g} s" if late.is_set() else f"({clean(str(exc), secrets)})"
-                found = Unclear("timeout" if late.is_set() else "reset", f"no answer from {self.base_url} {why}")
+                if course.stage == "connecting":  # a proxy that does not answer to CONNECT
+                    found = self._no_connection(course, exc, secrets)
+                elif course.late.is_set() or isinstance(exc, httpx.TimeoutException):
+                    found = Unclear("timeout", f"no answer from {self.base_url} within {self.timeout:g} s")
+                else:
+                    found = Unclear("reset", f"no answer from {self.base_url} ({clean(str(exc), secrets)})")
             finally:
                 timer.cancel()
                 client.cookies.clear()  # a sign-in page's cookies are not ours to carry
@@ -216,28 +285,40 @@ class Http:
                 self._lock.release()
 
     def _open(self) -> httpx.Client:
-        import httpx
-
         if self._client is None:
             # A new client costs 35 ms of CPU, a kept one 0.6 ms.
-            self._client = httpx.Client(
-                verify=self._authorities() if self._transport is None else True,  # a given one brings its own
-                transport=self._transport,
-                follow_redirects=False,
-                timeout=httpx.Timeout(self.timeout, connect=self._connect, pool=self._connect),
-                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-                headers={
-                    "User-Agent": f"heliograph/{heliograph.__version__}",
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                },
-            )
+            self._client = self._connecting(self._authorities() if self._transport is None else None)
         return self._client
 
-    def _authorities(self) -> ssl.SSLContext:
+    def _connecting(self, context: ssl.SSLContext | None) -> httpx.Client:
+        """A client; a given transport brings its own verification."""
         import httpx
 
-        context = httpx.create_ssl_context()
+        return httpx.Client(
+            verify=context or True,
+            transport=self._transport,
+            # Proxies are for the way out: to this computer a token would leave it, and in the open.
+            trust_env=self.base_url.startswith("https:"),
+            follow_redirects=False,
+            timeout=httpx.Timeout(self.timeout, connect=self._connect, pool=self._connect),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE),
+            headers={
+                "User-Agent": f"heliograph/{heliograph.__version__}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+        )
+
+    def _authorities(self) -> ssl.SSLContext:
+        """The known authorities and `ca`, and nothing from the environment.
+
+        SSL_CERT_FILE, SSL_CERT_DIR and REQUESTS_CA_BUNDLE would put other authorities in their place, SSLKEYLOGFILE
+        would write down what opens the traffic: made by hand, a context knows none of them.
+        """
+        import certifi
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and name, TLS 1.2 and later
+        context.load_verify_locations(certifi.where())
         if self._ca is not None:
             try:
                 context.load_verify_locations(self._ca)
@@ -245,6 +326,114 @@ class Http:
                 hint = "Name a readable PEM file in ca_file, or take the line out."
                 raise ConfigError(f"certificates cannot be read: {exc}", hint=hint, path=self._ca) from exc
         return context
+
+    # Why there is no connection
+
+    def _host(self) -> tuple[str, int]:
+        parts = urlsplit(self.base_url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    def _no_connection(self, course: _Course, exc: Exception, secrets: frozenset[str]) -> NotSent:
+        """The cause in words that tell a technician where to look."""
+        cause: BaseException = exc
+        while (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner
+        host, said = self._host()[0], clean(str(cause) or str(exc), secrets)
+        verified = next((one for one in _chain(exc) if isinstance(one, ssl.SSLCertVerificationError)), None)
+        if verified is not None:
+            return self._certificate(course, verified)
+        name, port = course.dialled or self._host()
+        if course.dialled not in (None, self._host()) and not isinstance(cause, ssl.SSLError):
+            return NotSent("proxy", f"no way through the proxy {name}:{port}: {said or type(cause).__name__}", PROXY)
+        match cause:
+            case socket.gaierror():
+                hint = f"Check the network and its name service (resolvectl query {name}), then base_url."
+                return NotSent("dns", f"the name {name} cannot be resolved: the name service says: {said}", hint)
+            case ConnectionRefusedError():
+                hint = "Check base_url and the firewall on site; else the platform is down, and it is tried again."
+                return NotSent("refused", f"{name}:{port} refuses the connection", hint)
+            case TimeoutError():
+                return NotSent("connect", f"no connection to {name}:{port} within {self._connect:g} s", NETWORK)
+            case ssl.SSLError() | ConnectionResetError():
+                text = f"no TLS with {host}: {said}; a captive portal, a proxy or a firewall seems to answer instead"
+                return NotSent("tls", text, INTERCEPTED.format(url=self.base_url, host=host))
+            case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH | errno.ENETDOWN):
+                return NotSent("route", f"there is no way to {name}:{port}: {said}", "Check cable, router and modem.")
+        return NotSent("connect", f"no connection to {self.base_url}: {said}", NETWORK)
+
+    def _refused_by_proxy(self, course: _Course, said: str) -> NotSent:
+        name, port = course.dialled or ("named in the environment", 0)
+        wants = ": it wants a user and a password" if said.startswith("407") else ""
+        return NotSent("proxy", f"the proxy {name}{f':{port}' if port else ''} refuses ({said}){wants}", PROXY)
+
+    def _certificate(self, course: _Course, error: ssl.SSLCertVerificationError) -> NotSent:
+        """A certificate that does not hold: whose it is, and whether the way, the platform or our clock is to blame."""
+        host, code = self._host()[0], error.verify_code
+        hint = INTERCEPTED.format(url=self.base_url, host=host)
+        shown = self._shown(course)
+        signed = f"signed by {shown.issuer}" if shown else "signed by somebody unknown"
+        if code in (EARLY, EXPIRED):
+            word, at = ("begins only", shown and shown.begins) if code == EARLY else ("ended", shown and shown.ends)
+            text = f"the certificate of {host} {word} {f'{at:%Y-%m-%d %H:%M} UTC' if at else 'at another time'}"
+            if side := self._clock_beside(course):
+                text += f", but by its own clock it holds: this gateway's clock is {side} the one of {host}"
+                return NotSent("clock", text, CLOCK)
+            hint = f"{host} has to renew it, or this gateway's clock is wrong: compare timedatectl with a watch."
+            return NotSent("certificate", text, hint)
+        if code in OTHER_NAMES:
+            names = f"is for {', '.join(shown.names[:3]) or shown.subject}" if shown else "is for another name"
+            text = f"the certificate shown for {host} {names}, {signed}"
+            cause = "a captive portal or an interception answers in its place, or base_url is wrong"
+            return NotSent("certificate", f"{text}: {cause}", hint)
+        if shown and shown.issuer == shown.subject:
+            signed = f"signed by itself ({shown.subject})"
+        text = f"the certificate of {host} is {signed}, which this gateway does not know: the connection is intercepted"
+        return NotSent("certificate", f"{text}, or ca_file is missing ({error.verify_message})", hint)
+
+    def _shown(self, course: _Course) -> certificate.Certificate | None:
+        """The certificate itself: a second handshake that verifies nothing, and ends before a byte of HTTP."""
+        blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+
+        def look(event: str, info: Mapping[str, Any]) -> None:
+            self._seen(course, event, info)
+            if event.endswith(".start_tls.complete"):
+                stream = info["return_value"]
+                der = stream.get_extra_info("ssl_object").getpeercert(True)
+                stream.close()
+                raise _Shown(der)
+            if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+                raise _Shown(b"")  # never further than that
+
+        try:
+            self._probe(blind, look)
+        except _Shown as seen:
+            return certificate.read(seen.args[0])
+        return None
+
+    def _clock_beside(self, course: _Course) -> str:
+        """How our clock stands to the one of a server whose certificate is good but for its time; '' when it fits.
+
+        Chain and name are verified as ever, no token is sent, and what comes back only chooses words.
+        """
+        if self._now is None:
+            return ""
+        timeless = self._authorities()
+        timeless.verify_flags |= NO_CHECK_TIME
+        before = self._now()
+        found = self._probe(timeless, partial(self._seen, course))
+        return apart(found, before, self._now())
+
+    def _probe(self, context: ssl.SSLContext, trace: Callable[[str, Mapping[str, Any]], None]) -> datetime | None:
+        """Asks for nothing, without a token; the deadline of the exchange it belongs to ends it as well."""
+        import httpx
+
+        with self._connecting(context) as client, contextlib.suppress(httpx.HTTPError):
+            request = client.build_request("HEAD", self.base_url + "/", extensions={"trace": trace})
+            response = client.send(request, stream=True)
+            response.close()
+            return _date(response.headers.get("date", ""))
+        return None
 
     @staticmethod
     def _answer(response: httpx.Response, late: threading.Event, secrets: frozenset[str]) -> Answer:
@@ -267,20 +456,33 @@ class Http:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status_code, headers, body[:BODY_LIMIT], _json(body, complete), complete, secrets)
 
-    def _seen(self, late: threading.Event, event: str, info: Mapping[str, Any]) -> None:
+    def _seen(self, course: _Course, event: str, info: Mapping[str, Any]) -> None:
         """Remembers the connection, for there is no other way to end an answer that trickles for ever."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+        if event == "connection.connect_tcp.started":
+            course.dialled = (info["host"], info["port"])
+            if course.stage == "unknown":
+                course.stage = "connecting"
+        elif event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
-        elif event == "http11.send_request_headers.started" and late.is_set():
-            import httpx
+        elif event == "http11.send_request_headers.started":
+            if course.late.is_set():
+                import httpx
 
-            raise httpx.ConnectTimeout(f"the connection was not ready within {self.timeout:g} s")
+                raise httpx.ConnectTimeout(f"the connection was not ready within {self.timeout:g} s")
+            if info["request"].method != b"CONNECT":
+                course.stage = "left"
 
     def _cut(self, late: threading.Event) -> None:
         late.set()
         if self._socket is not None:
             with contextlib.suppress(OSError):  # it was closed in the meantime
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def _chain(exc: BaseException | None) -> Iterable[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
 
 
 def _leave_out_command_line() -> None:
@@ -328,24 +530,40 @@ _TOLD = "***"
 
 def clean(text: str, hide: Iterable[str] = (), limit: int = EXCERPT) -> str:
     """One short printable line without secrets. Secrets go first: half a secret could not be recognised."""
-    forms = {form for secret in hide if len(secret) > 3 for form in _forms(secret)}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, _TOLD)
+    text = mask(text, hide)
     text = text[: 8 * limit]  # enough to fill a line, however much of it is masked
     text = _JWT.sub(_TOLD, _NAMED.sub(rf"\1{_TOLD}", _BEARER.sub(rf"\1 {_TOLD}", text)))
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def mask(text: str, hide: Iterable[str]) -> str:
+    """The text without these secrets, in whatever form a server or a traceback may write them."""
+    forms = {form for secret in hide if len(secret) > 3 for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, _TOLD)
+    return text
+
+
 def _forms(secret: str) -> set[str]:
     """The ways a secret may be written in an answer."""
-    return {
+    forms = {
         secret,
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
         quote(secret),
         quote_plus(secret),
     }
+    raw = secret.encode()
+    if len(raw) < 8:  # what is left of it in other forms could be anybody's word
+        return forms
+    forms |= {secret.swapcase(), raw.hex(), raw.hex().upper(), quote(secret, safe="")}
+    for skipped in range(3):
+        # In base64 the first and last letters depend on the neighbours; what stands between is the secret's alone.
+        coded = base64.b64encode(b"\0" * skipped + raw)
+        inside = coded[(0, 2, 3)[skipped] : len(coded) - (0, 3, 2)[(skipped + len(raw)) % 3]].decode()
+        forms |= {inside, inside.translate(str.maketrans("+/", "-_"))}
+    return forms
 
 
 def _json(body: bytes, complete: bool) -> Any:
