@@ -12,7 +12,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from heliograph import library
-from heliograph.core.delivery import DayRow, Missing, Parcel, ReadBack, Stored, Verdict
+from heliograph.core.delivery import DayRow, Missing, Note, Parcel, ReadBack, Stored, Verdict
 from heliograph.core.registers import Timing
 from heliograph.core.site import Meter, Report
 from heliograph.work.close_days import Rules
@@ -101,6 +101,13 @@ class FakeUplink:
         self.ends: datetime | None = None
         """Its token."""
         self.before_answer: Callable[[], object] = lambda: None
+
+    def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
+        del rows
+        return {}
+
+    def notes(self) -> Sequence[Note]:
+        return ()
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
         chosen = tuple(rows[: self.most])

@@ -382,7 +382,7 @@ def _redex(chosen: RedexSettings, clock: Clock) -> Uplink:
 
 
 def _drec(chosen: DrecSettings, clock: Clock, meters: tuple[Meter, ...]) -> Uplink:
-    from heliograph.uplink.drec import Drec, Plant
+    from heliograph.uplink.drec import Drec
     from heliograph.uplink.http import Http
     from heliograph.uplink.tokens import StaticToken, drec_login
 
@@ -401,5 +401,4 @@ def _drec(chosen: DrecSettings, clock: Clock, meters: tuple[Meter, ...]) -> Upli
         clock.now,
         organization=chosen.organization_id,
         zero_wh={meter.id: meter.baseline_wh for meter in meters},
-        plants={meter.id: Plant(meter.rated_kw) for meter in meters},
     )

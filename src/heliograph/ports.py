@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from heliograph.core.delivery import DayRow, Parcel, ReadBack, Verdict
+from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Verdict
 from heliograph.core.registers import Function, Timing
 
 
@@ -84,6 +84,13 @@ class Uplink(Protocol):
     absent_after: timedelta
     """How long after a claim a platform's "I have nothing" is believed."""
 
+    def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
+        """Due rows that must not leave now, before anything is sent; they are settled so. Mostly empty.
+
+        It may ask the platform what it knows of the devices. What is due again needs a `wait`.
+        """
+        ...
+
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
         """The next request for these rows (sorted by meter, then day), or None when none may be sent yet. Pure."""
         ...
@@ -98,6 +105,10 @@ class Uplink(Protocol):
 
     def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
         """What the platform holds for these days (rows of one meter, in order of days)."""
+        ...
+
+    def notes(self) -> Sequence[Note]:
+        """What a person should know about the platform and the devices there, as it stands now."""
         ...
 
     def date(self) -> datetime | None:

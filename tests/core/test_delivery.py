@@ -64,5 +64,5 @@ def test_no_minute_holds_more_requests_than_allowed() -> None:
 
 
 def test_nothing_leads_from_due_to_delivered_without_a_claim() -> None:
-    assert delivery.FOLLOWS["due"] == {"unclear", "held"}
+    assert delivery.FOLLOWS["due"] == {"unclear", "held", "rejected"}
     assert delivery.FOLLOWS["confirmed"] == frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
 
@@ -12,7 +12,8 @@ State = Literal["due", "unclear", "accepted", "confirmed", "rejected", "held"]
 # What may follow what. A claim makes a row unclear before the first byte leaves, so that a power cut
 # looks like a time-out; only evidence moves it on.
 FOLLOWS: dict[State, frozenset[State]] = {
-    "due": frozenset({"unclear", "held"}),
+    # A person, or what the platform knows of a device, may set a day aside before it was ever sent.
+    "due": frozenset({"unclear", "held", "rejected"}),
     "unclear": frozenset({"due", "accepted", "confirmed", "rejected", "held"}),
     "accepted": frozenset({"confirmed", "unclear", "due", "rejected", "held"}),
     "rejected": frozenset({"due", "held"}),
@@ -73,6 +74,39 @@ class Verdict:
     process_id: str | None = None
     pause_all: bool = False
     """True: nothing more may be sent to this platform before `wait` has passed (rate limit, token, captive portal)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a person should know about a platform or a device there, in words; `alarm`: something is to be done."""
+
+    text: str
+    alarm: bool
+
+
+# Rules that a person or this gateway gave a row, rather than a platform. A row that is set aside stops nobody.
+HISTORY = "history"
+ASIDE = "aside/"
+
+
+def as_history(row: DayRow) -> bool:
+    """A person asked that this day goes to the platform as one before the device was registered there."""
+    return row.last_rule.partition("/")[0] == HISTORY
+
+
+def bare_rule(rule: str) -> str:
+    """The platform's rule without the mark that a row carries."""
+    return rule.removeprefix(HISTORY).removeprefix("/")
+
+
+def marked(row: DayRow, verdict: Verdict) -> Verdict:
+    """The mark that History was asked for stays for as long as the row is on its way. Refused, it stops nobody:
+    such days are no part of the order in which the others go."""
+    if not as_history(row) or verdict.state == "confirmed" or verdict.rule.startswith((ASIDE, HISTORY)):
+        return verdict
+    if verdict.state == "rejected":
+        return replace(verdict, rule=ASIDE + verdict.rule)
+    return replace(verdict, rule=f"{HISTORY}/{verdict.rule}")
 
 
 @dataclass(frozen=True, slots=True)

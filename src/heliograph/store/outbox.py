@@ -148,6 +148,9 @@ class Outbox:
             meter = row["meter"]
             if meter == stopped or (row["state"] in ("rejected", "held") and not ordered):
                 continue
+            waits = row["state"] != "due" or row["due"] > micros(now)
+            if waits and row["rule"].partition("/")[0] in ("aside", "history"):
+                continue  # set aside for good, or no part of the order
             if row["state"] != "due" or row["due"] > micros(now) or row["date"] > stop.get(meter, "9999"):
                 stopped = meter
                 continue

@@ -15,7 +15,19 @@ from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from heliograph.core import figures
-from heliograph.core.delivery import CAP, FLOOR, DayRow, Missing, Parcel, ReadBack, State, Stored, Unknown, Verdict
+from heliograph.core.delivery import (
+    CAP,
+    FLOOR,
+    DayRow,
+    Missing,
+    Note,
+    Parcel,
+    ReadBack,
+    State,
+    Stored,
+    Unknown,
+    Verdict,
+)
 from heliograph.core.errors import ConfigError
 from heliograph.uplink.http import Answer, Exchange, Http, fault, portal
 from heliograph.uplink.tokens import Authorized, TokenSource
@@ -140,6 +152,14 @@ class Redex:
         self._refused: set[str] = set()
 
     # Packing
+
+    def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
+        """Nothing is known before an answer."""
+        del rows
+        return {}
+
+    def notes(self) -> Sequence[Note]:
+        return ()
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
         """The first rows that fit into one request; half of a refused request while its faulty record is looked for."""

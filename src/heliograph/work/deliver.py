@@ -60,6 +60,9 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
     read_back(uplink, store, clock, pace, jitter)
     while pace.open(clock.now()):
         rows = store.outbox.candidates(uplink.name, clock.now(), ordered=uplink.ordered, limit=ROWS)
+        if rows and (early := _counted(uplink, pace, clock, uplink.prepare, rows)):
+            _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early)
+            continue
         parcel = uplink.pack(rows) if rows else None
         if parcel is None:
             return
@@ -128,7 +131,7 @@ def _settle(
     now, chance = clock.now(), jitter()
     settled = []
     for row in rows:
-        verdict = verdicts[row.id]
+        verdict = delivery.marked(row, verdicts[row.id])
         match verdict.state:
             case "due":
                 due = delivery.next_try(row.attempt, now, verdict.wait, chance)
@@ -143,7 +146,7 @@ def _settle(
     for (state, rule, text, remedy), count in Counter(
         (verdict.state, verdict.rule, verdict.text, verdict.remedy)
         for row in rows
-        if (verdict := verdicts[row.id]).state != row.state or verdict.rule != row.last_rule
+        if (verdict := delivery.marked(row, verdicts[row.id])).state != row.state or verdict.rule != row.last_rule
     ).items():
         tell = log.info if state in ("accepted", "confirmed") else log.warning
         tell("delivery", uplink=uplink.name, state=state, rule=rule, days=count, answer=text, hint=remedy)
