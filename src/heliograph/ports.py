@@ -100,7 +100,10 @@ class Uplink(Protocol):
         ...
 
     def follow(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
-        """What became of accepted rows that share one process id; an empty mapping where nothing is known yet."""
+        """What became of accepted rows that share one process id.
+
+        An empty mapping while the platform works on it; `accepted`, with the reason, where it did not tell.
+        """
         ...
 
     def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:

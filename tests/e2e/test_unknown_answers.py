@@ -40,7 +40,7 @@ def uplink_to(platform: str, url: str, token: Path, clock: FakeClock) -> Uplink:
     tokens = StaticToken(Secret(file=token))
     if platform == "redex":
         http = Http(url, timeout=1.0)
-        return Redex("platform", http, dialect("grouped-2024"), tokens, clock.now, jitter=lambda: 0.5)
+        return Redex("platform", http, dialect("grouped-2024"), tokens, clock.now)
     return Drec("platform", Http(url + "/api", timeout=1.0), "Delta", tokens, clock.now, sleep=clock.sleep)
 
 

@@ -24,6 +24,17 @@ FOLLOWS: dict[State, frozenset[State]] = {
 FLOOR = timedelta(seconds=60)
 CAP = timedelta(minutes=15)
 
+# Seconds a platform is left alone, least and most, after its first, second, ... failure in a row; the last row goes on.
+# It was not reached: full jitter above the floor, doubling. A draw up to the cap spreads a fleet over it for good; from
+# then on a nearly constant distance keeps it spread, and costs half the requests of drawing between floor and cap.
+AWAY = ((60, 120), (60, 240), (60, 480), (60, 900), (810, 900))
+# It is there, and asked too often. How long a queue lasts that nobody sees? A quarter of the cap for as long as it may
+# be over any moment, for whoever is refused early would otherwise come back after everybody else is through; then the
+# cap. tests/work/test_herd.py has the figures.
+BUSY = ((60, 120), (60, 240), *((210, 270),) * 6, (450, 540), (810, 900))
+# Where many others wait, after an outage or a power cut, the steps that are good for one gateway are left out.
+CROWDED = 2
+
 
 @dataclass(frozen=True, slots=True)
 class DayRow:
@@ -74,6 +85,10 @@ class Verdict:
     process_id: str | None = None
     pause_all: bool = False
     """True: nothing more may be sent to this platform before `wait` has passed (rate limit, token, captive portal)."""
+    busy: bool = False
+    """The platform itself said that it is asked too often, perhaps by many others."""
+    at_once: bool = False
+    """Due, and nothing is to be waited for: the next request is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,19 @@ class Unknown:
 
 
 ReadBack = Stored | Missing | Unknown
+
+
+def leave_alone(away: int, busy: int, wait: timedelta | None, jitter: float, *, crowded: bool) -> timedelta:
+    """How long a platform gets no request after so many failures in a row; `busy`: how many of them said so.
+
+    Its own `wait` is respected. Where that is the longer one, many may have been told the same moment, so chance comes
+    on top of it.
+    """
+    steps, step = (BUSY, busy + CROWDED * crowded) if busy else (AWAY, away)
+    least, most = steps[min(step, len(steps)) - 1]
+    if wait is None or wait.total_seconds() <= least:
+        return timedelta(seconds=least + (most - least) * jitter)
+    return wait + (CAP if busy and crowded else FLOOR) * jitter
 
 
 def next_try(attempt: int, now: datetime, wait: timedelta | None, jitter: float) -> datetime:

@@ -87,10 +87,14 @@ class StoreFault(StoreError):
 
 
 class UplinkError(HeliographError):
-    """A platform cannot be used now; `wait` is the least delay before trying again is of any use."""
+    """A platform cannot be used now; `wait` is the least delay before trying again is of any use.
+
+    `busy`: it said that it is asked too often.
+    """
 
     exit_code = 69
 
-    def __init__(self, message: str, *, hint: str = "", wait: timedelta | None = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", wait: timedelta | None = None, busy: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.wait = wait
+        self.busy = busy

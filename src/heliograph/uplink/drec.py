@@ -205,7 +205,7 @@ class Drec:
             case "RETRY" if answer.status == 429:
                 asked = answer.retry_after(now)
                 wait = FLOOR if asked is None else asked + timedelta(seconds=1 + 9 * self._jitter())
-                return verdict("due", wait, pause_all=True)
+                return replace(verdict("due", wait, pause_all=True), busy=True)
             case "RETRY":  # the server's clock is behind; a moment is never shifted to please it
                 there = answer.date()
                 behind = rows[-1].end - there if there is not None else timedelta(0)

@@ -169,4 +169,4 @@ class Devices:
         pause = rule.action == "AUTH" or found.status == 429 or rule.id in ("T5", "D4", "T7")
         wait = REFUSED_AGAIN if rule.action == "HOLD" or rule.id == "T4" else FLOOR
         wait = found.retry_after(now) or (timedelta(minutes=5) if rule.id == "T3" else wait)
-        return Verdict("due", rule.id, found.words(), rule.remedy, wait, pause_all=pause)
+        return Verdict("due", rule.id, found.words(), rule.remedy, wait, pause_all=pause, busy=found.status == 429)

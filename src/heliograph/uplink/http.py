@@ -73,6 +73,8 @@ class NotSent:
     reason: str
     hint: str = ""
     wait: timedelta | None = None
+    busy: bool = False
+    """Somebody said that we ask too often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ Exchange = NotSent | Unclear | Answer
 def fault(found: NotSent | Unclear) -> Verdict:
     """What an exchange without a status means for the rows it carried."""
     if isinstance(found, NotSent):
-        return Verdict("due", found.rule, found.reason, found.hint or NETWORK, found.wait or FLOOR, pause_all=True)
+        return Verdict(
+            "due", found.rule, found.reason, found.hint or NETWORK, found.wait, pause_all=True, busy=found.busy
+        )
     return Verdict("unclear", found.rule, found.reason, "The days are read back before anything is sent again.")
 
 

@@ -7,27 +7,15 @@ them. Sending a day twice may count it twice (§9 rule 3), so whatever is unclea
 from __future__ import annotations
 
 import json
-import random
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from heliograph.core import figures
-from heliograph.core.delivery import (
-    CAP,
-    FLOOR,
-    DayRow,
-    Missing,
-    Note,
-    Parcel,
-    ReadBack,
-    State,
-    Stored,
-    Unknown,
-    Verdict,
-)
+from heliograph.core.delivery import DayRow, Missing, Note, Parcel, ReadBack, State, Stored, Unknown, Verdict
 from heliograph.core.errors import ConfigError
 from heliograph.uplink.http import Answer, Exchange, Http, fault, portal
 from heliograph.uplink.tokens import Authorized, TokenSource
@@ -100,6 +88,8 @@ READ_BACK = "The days are read back before anything is sent again."
 # What one refused record may cost (§9 rule 14): requests from the first refusal on, the first included.
 BISECT_LIMIT = 12
 BISECTED = (400, 422)
+# More than any number of parts: an inverter that shares no request.
+ALONE = 2**20
 _MARK = re.compile(r"R\d{3}/(\d+)/(\d+)")
 
 # Days per query: one page of 50 items (§9 rule 24), well within three months (§5.4).
@@ -133,7 +123,6 @@ class Redex:
         tokens: TokenSource,
         now: Callable[[], datetime],
         *,
-        jitter: Callable[[], float] = random.random,
         absent_after: timedelta = timedelta(hours=1),
     ) -> None:
         """`absent_after`: the only process time ever published is eight and a half minutes (§7)."""
@@ -144,12 +133,13 @@ class Redex:
         self._http = http
         self._dialect = dialect
         self._api = Authorized(http, tokens, now)
-        self._now, self._jitter = now, jitter
+        self._now = now
         self._most = dialect.max_records
-        self._limited = 0
         self._status_path: str | None = None
         self._incidents: dict[int, Incident] = {}
         self._refused: set[str] = set()
+        self._barren: set[str] = set()
+        """Inverters that were refused since anything was accepted."""
 
     # Packing
 
@@ -162,19 +152,41 @@ class Redex:
         return ()
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
-        """The first rows that fit into one request; half of a refused request while its faulty record is looked for."""
+        """The first rows that fit into one request; half of a refused request while its faulty record is looked for.
+
+        What may spoil a request for others goes after them and apart.
+        """
         marked = [row for row in rows if self._incident(row) is not None]
         if marked:
             return self._parcel(self._suspects(marked)[: self._most])
+        apart = {row.remote_id: 0 for row in rows}
+        for row in rows:
+            apart[row.remote_id] = max(apart[row.remote_id], self._apart(row))
+        together = min(apart.values(), default=0)
         chosen: list[DayRow] = []
         pairs: set[tuple[str, date]] = set()
         for row in rows:
-            if len(chosen) == self._most or (self._dialect.path_batch is None and row.remote_id != rows[0].remote_id):
+            if apart[row.remote_id] != together:
+                continue
+            alone = self._dialect.path_batch is None or together == ALONE
+            if len(chosen) == self._most or (alone and chosen and row.remote_id != chosen[0].remote_id):
                 break
             if (row.remote_id, row.day) not in pairs:  # never one pair twice in one request (§9 rule 3)
                 pairs.add((row.remote_id, row.day))
                 chosen.append(row)
         return self._parcel(chosen) if chosen else None
+
+    def _apart(self, row: DayRow) -> int:
+        """Rows with the same number may share a request: 0 unless one like it came to nothing before.
+
+        An inverter that was refused goes alone. A request that got no good answer twice may have had one inverter in it
+        that the platform always fails on: the third time it leaves in two parts, then in four, and so on.
+        """
+        if row.remote_id in self._refused:
+            return ALONE
+        if row.last_rule != "absent" or row.attempt < 2:
+            return 0
+        return 1 + zlib.crc32(row.remote_id.encode()) % (1 << min(row.attempt - 1, 10))
 
     def _suspects(self, marked: Sequence[DayRow]) -> Sequence[DayRow]:
         """What to try next of one incident: the narrowest part that is known to hold the fault, halved.
@@ -229,6 +241,7 @@ class Redex:
         verdict = self._judge(found)
         if verdict.state == "accepted":
             self._refused -= {row.remote_id for row in parcel.rows}
+            self._barren.clear()
             if incident is not None:
                 incident.accepted = True
                 incident.closed = incident.requests >= BISECT_LIMIT
@@ -257,15 +270,10 @@ class Redex:
         return Verdict("unclear", rule, answer.words(), READ_BACK, answer.retry_after(self._now()))
 
     def _rate_limit(self, answer: Answer) -> Verdict:
-        """Retry-After and 1 to 10 s, for other gateways of the account wait as well; else 60 s, doubling (§8)."""
-        self._limited = min(self._limited + 1, 10)
-        asked = answer.retry_after(self._now())
-        if asked is None:
-            wait = min(CAP, FLOOR * 2 ** (self._limited - 1))
-        else:
-            wait = asked + timedelta(seconds=1 + 9 * self._jitter())
+        """Retry-After; other gateways of the account wait as well, so chance comes on top of it in the pause (§8)."""
         remedy = "The account's quota of requests is used up, perhaps by other gateways; it is tried again by itself."
-        return Verdict("due", "R429", answer.words(), remedy, wait, pause_all=True)
+        asked = answer.retry_after(self._now())
+        return Verdict("due", "R429", answer.words(), remedy, asked, pause_all=True, busy=True)
 
     def _too_large(self, answer: Answer, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
         """The limit in bytes is not published (§9 rule 33), so it is found."""
@@ -294,9 +302,10 @@ class Redex:
             remedy = (
                 f"Check that {rows[0].remote_id} is registered and in force on {rows[0].day}; then release the day."
             )
-            if level == 0 or incident.accepted:
+            self._barren.add(rows[0].remote_id)
+            if level == 0 or incident.accepted or len(self._barren) == 1:
                 return _same(rows, Verdict("rejected", rule, words, remedy))
-            remedy += " Nothing else of that request was accepted either; check dialect and account."
+            remedy += " Nothing else was accepted either; check dialect and account."
             return _same(rows, Verdict("rejected", rule, words, remedy, LATER, pause_all=True))
         inverters = {row.remote_id for row in rows}
         if incident.requests >= BISECT_LIMIT or (len(inverters) == 1 and inverters <= self._refused):
@@ -306,7 +315,7 @@ class Redex:
             )
             return _same(rows, Verdict("held", rule, words, remedy))
         remedy = "Sent again in parts, to find the record that is refused."
-        return _same(rows, Verdict("due", f"{rule}/{number}/{level + 1}", words, remedy))
+        return _same(rows, Verdict("due", f"{rule}/{number}/{level + 1}", words, remedy, at_once=True))
 
     def _incident(self, row: DayRow) -> Incident | None:
         """The open search a row belongs to. After a restart one is opened anew from the mark on the row."""
@@ -336,8 +345,10 @@ class Redex:
             found = self._exchange("GET", path, query={"ProcessId": process})
             if isinstance(found, Answer) and found.status == 404:
                 continue
-            if not isinstance(found, Answer) or (envelope := _envelope(found)) is None:
-                return {}
+            if not isinstance(found, Answer):
+                return _same(rows, replace(fault(found), state="accepted"))
+            if (envelope := _envelope(found)) is None:
+                return _same(rows, replace(self._trouble(found), state="accepted"))
             self._status_path = path
             return self._process(rows, process, envelope.get("Data"))
         self._status_path = None
@@ -422,12 +433,9 @@ class Redex:
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Exchange:
         try:
-            found = self._api.exchange(method, path, query=query, body=body)
+            return self._api.exchange(method, path, query=query, body=body)
         finally:
             self.requests = self._http.requests
-        if isinstance(found, Answer) and found.status != 429:
-            self._limited = 0
-        return found
 
     def date(self) -> datetime | None:
         found = self._http.date()

@@ -303,7 +303,10 @@ def _given(found: Exchange, now: datetime, hint: str) -> Mapping[str, Any]:
         return found.json
     if found.status == 429:
         raise UplinkError(
-            f"login put off: {found.words()}", hint="It is tried again.", wait=found.retry_after(now) or FLOOR
+            f"login put off: {found.words()}",
+            hint="It is tried again.",
+            wait=found.retry_after(now) or FLOOR,
+            busy=True,
         )
     if 400 <= found.status < 500:
         raise UplinkError(f"login refused: {found.words()}", hint=hint, wait=CAP)
@@ -367,6 +370,7 @@ class Authorized:
             if isinstance(found, Answer) and self._refused(found) and self.tokens.renew(now, token):
                 found = once(self.tokens.token(now))
         except (ConfigError, UplinkError) as exc:
-            wait = exc.wait if isinstance(exc, UplinkError) else None
-            return NotSent("config" if isinstance(exc, ConfigError) else "login", exc.message, exc.hint, wait)
+            if isinstance(exc, ConfigError):
+                return NotSent("config", exc.message, exc.hint)
+            return NotSent("login", exc.message, exc.hint, exc.wait, exc.busy)
         return found

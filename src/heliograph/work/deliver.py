@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import TypeVar
 
 import structlog
 
 from heliograph.core import delivery
-from heliograph.core.delivery import DayRow, Verdict
+from heliograph.core.delivery import DayRow, Unknown, Verdict
 from heliograph.ports import Clock, Uplink
 from heliograph.store import Store
 
@@ -39,6 +39,16 @@ class Pace:
     sent: deque[datetime] = field(default_factory=lambda: deque(maxlen=600))
     paused_until: datetime | None = None
     reason: str = ""
+    away: int = 0
+    """Failures in a row, of the platform or of the way to it."""
+    busy: int = 0
+    """How often in a row it said that it is asked too often."""
+    crowded: bool = True
+    """Many others may wait as well: power came back to a whole region, or the platform to all of them."""
+    silent: dict[str, datetime] = field(default_factory=dict)
+    """Meters whose latest request got no answer of any use, and since when; others go first."""
+    news: int = 0
+    """Requests without such an answer since the last one that had one, known troubles left out."""
 
     def open(self, now: datetime) -> bool:
         paused = self.paused_until is not None and now < self.paused_until
@@ -51,6 +61,34 @@ class Pace:
         self.paused_until = max(until, self.paused_until or until)
         self.reason = reason
 
+    def refused(self, now: datetime, verdict: Verdict, chance: float) -> None:
+        """The platform as a whole cannot be used now."""
+        self.busy += verdict.busy
+        self.away += not verdict.busy
+        self.crowded = self.crowded or self.away > 0
+        busy = self.busy if verdict.busy else 0
+        wait = delivery.leave_alone(self.away, busy, verdict.wait, chance, crowded=self.crowded)
+        self.pause(now + wait, verdict.text or verdict.rule)
+
+    def heard(self, meters: set[str]) -> None:
+        """The platform told something about these meters, so it is there."""
+        self.away = self.busy = self.news = 0
+        self.crowded = False
+        for meter in meters:
+            self.silent.pop(meter, None)
+
+    def unheard(self, meters: set[str], now: datetime, verdict: Verdict, chance: float) -> None:
+        """No answer, or none that tells. One device may be to blame; when it is the second one, it is the platform."""
+        self.news += not meters <= self.silent.keys()
+        if len(meters) == 1:
+            self.silent[next(iter(meters))] = now
+        if self.away or self.news > 1:
+            self.refused(now, verdict, chance)
+
+    def last(self, meter: str) -> datetime:
+        """Sorts meters: those in trouble come after the others, and the one that was tried last at the end."""
+        return self.silent.get(meter, datetime.min.replace(tzinfo=UTC))
+
 
 def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Callable[[], float]) -> None:
     """One round: what became of earlier requests first, then as many new ones as the pace allows."""
@@ -60,22 +98,25 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
     read_back(uplink, store, clock, pace, jitter)
     while pace.open(clock.now()):
         rows = store.outbox.candidates(uplink.name, clock.now(), ordered=uplink.ordered, limit=ROWS)
+        rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
         if rows and (early := _counted(uplink, pace, clock, uplink.prepare, rows)):
-            _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early)
+            _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early, answered=None)
             continue
         parcel = uplink.pack(rows) if rows else None
         if parcel is None:
             return
         now = clock.now()
         # What is left of a backlog is sent together, not in as many requests as there are devices that were waited for.
-        if len(parcel.rows) == len(rows) and not uplink.ordered:
-            if store.outbox.held_back(uplink.name, now, since=now - GATHER):
-                return
+        whole = len(parcel.rows) == len(rows) and not uplink.ordered
+        if whole and store.outbox.held_back(uplink.name, now, since=now - GATHER):
+            return
         # From here on the rows are unclear, so a power cut looks like a time-out.
         store.outbox.claim(uplink.name, parcel, now, delivery.next_look(now, now))
         verdicts = _counted(uplink, pace, clock, uplink.send, parcel)
         sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
-        _settle(uplink, store, clock, pace, jitter, sent, verdicts)
+        answered = any(verdict.state != "unclear" for verdict in verdicts.values())
+        if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, answered=answered):
+            return
 
 
 def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Callable[[], float]) -> None:
@@ -88,13 +129,16 @@ def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Calla
         same = list(group)
         verdicts = dict(_counted(uplink, pace, clock, uplink.follow, same))
         now = clock.now()
+        answered = not verdicts or any(verdict.state != "accepted" for verdict in verdicts.values())
         for row in same:
             if row.id not in verdicts:
                 verdicts[row.id] = Verdict("accepted", "processing", f"process {row.process_id} is not finished")
-                if row.claimed_at is not None and now - row.claimed_at > PROCESS_PATIENCE:
-                    text = f"process {row.process_id} was not finished after 24 h; the day is read back"
-                    verdicts[row.id] = Verdict("unclear", "unconfirmed", text)
-        _settle(uplink, store, clock, pace, jitter, same, verdicts)
+            late = row.claimed_at is not None and now - row.claimed_at > PROCESS_PATIENCE
+            if late and verdicts[row.id].state == "accepted":
+                text = f"process {row.process_id} was not finished after 24 h; the day is read back"
+                verdicts[row.id] = replace(verdicts[row.id], state="unclear", rule="unconfirmed", text=text)
+        if not _settle(uplink, store, clock, pace, jitter, same, verdicts, answered=answered):
+            return
 
 
 def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Callable[[], float]) -> None:
@@ -102,7 +146,7 @@ def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Ca
     now = clock.now()
     rows = store.outbox.waiting(uplink.name, "unclear", now)
     rows += [row for row in store.outbox.waiting(uplink.name, "accepted", now) if not row.process_id]
-    rows.sort(key=lambda row: (row.meter, row.day))
+    rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
     for _, group in groupby(rows, key=lambda row: row.meter):
         if not pace.open(clock.now()):
             return
@@ -112,7 +156,9 @@ def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Ca
         for row in same:
             verdict = delivery.judge(row, found[row.id], now, uplink.absent_after) if row.id in found else None
             verdicts[row.id] = verdict or Verdict(row.state, row.last_rule or "waiting", "not yet at the platform")
-        _settle(uplink, store, clock, pace, jitter, same, verdicts)
+        answered = not all(isinstance(one, Unknown) and one.verdict.state != "held" for one in found.values())
+        if not _settle(uplink, store, clock, pace, jitter, same, verdicts, answered=answered):
+            return
 
 
 def _settle(
@@ -123,16 +169,33 @@ def _settle(
     jitter: Callable[[], float],
     rows: Sequence[DayRow],
     verdicts: Mapping[int, Verdict],
-) -> None:
-    """Writes down what the answers meant and when to look or try again.
+    *,
+    answered: bool | None,
+) -> bool:
+    """Writes down what the answers meant and when to look or try again; whether the round may go on.
+
+    `answered`: whether the platform told anything about these rows; None where it was not asked.
 
     One draw of chance for all rows of a request: what was sent together comes due together.
     """
     now, chance = clock.now(), jitter()
+    meters = {row.meter for row in rows}
+    known = meters <= pace.silent.keys()
+    of_all = next((verdict for verdict in verdicts.values() if verdict.pause_all), None)
+    if of_all is not None:
+        pace.refused(now, of_all, chance)
+    elif answered:
+        pace.heard(meters)
+    elif answered is False:
+        pace.unheard(meters, now, next(iter(verdicts.values())), chance)
     settled = []
     for row in rows:
         verdict = delivery.marked(row, verdicts[row.id])
         match verdict.state:
+            case "due" if verdict.at_once:
+                due = now
+            case "due" if verdict.pause_all:
+                due = pace.paused_until or now
             case "due":
                 due = delivery.next_try(row.attempt, now, verdict.wait, chance)
             case "unclear" | "accepted":
@@ -140,8 +203,6 @@ def _settle(
             case _:
                 due = now
         settled.append((row.id, verdict, due))
-        if verdict.pause_all:
-            pace.pause(delivery.next_try(row.attempt, now, verdict.wait, chance), verdict.text or verdict.rule)
     store.outbox.settle(settled, now)
     for (state, rule, text, remedy), count in Counter(
         (verdict.state, verdict.rule, verdict.text, verdict.remedy)
@@ -150,6 +211,8 @@ def _settle(
     ).items():
         tell = log.info if state in ("accepted", "confirmed") else log.warning
         tell("delivery", uplink=uplink.name, state=state, rule=rule, days=count, answer=text, hint=remedy)
+    # A meter that is silent again may have cost us a time-out, and those after it are in the same case.
+    return answered is not False or not known
 
 
 def _counted(uplink: Uplink, pace: Pace, clock: Clock, exchange: Callable[[Given], Told], given: Given) -> Told:
