@@ -94,6 +94,8 @@ class FakeUplink:
         self.stored: dict[tuple[str, str], tuple[int, int]] = {}
         self.script: list[str] = []
         self.requests = 0
+        self.limit: int | None = None
+        """Requests that may leave altogether."""
         self.sends = 0
         self.twice: list[DayRow] = []
         self.says: datetime | None = None
@@ -108,6 +110,9 @@ class FakeUplink:
 
     def notes(self) -> Sequence[Note]:
         return ()
+
+    def room(self) -> float:
+        return 1.0 if self.limit is None else max(0.0, 1 - self.requests / self.limit)
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
         chosen = tuple(rows[: self.most])

@@ -15,6 +15,7 @@ from heliograph.core.errors import UsageError
 from heliograph.core.site import Report
 from heliograph.daemon import Daemon
 from heliograph.settings import DrecSettings, RedexSettings
+from heliograph.uplink.gate import Gate
 from heliograph.work.health import health
 from tests.fakes import RULES, FakeClock, FakeUplink
 
@@ -102,8 +103,8 @@ def test_a_token_from_a_file_has_the_end_that_stands_in_it(tmp_path: Path) -> No
     claims = base64.urlsafe_b64encode(b'{"exp": 1780272000}').decode().rstrip("=")
     (tmp_path / "token").write_text(f"e30.{claims}.c2ln")
     chosen = {"base_url": "http://127.0.0.1:1", "token": {"file": tmp_path / "token"}}
-    redex = app._redex(RedexSettings.model_validate(chosen), FakeClock())
-    drec = app._drec(DrecSettings.model_validate(chosen), FakeClock(), ())
+    redex = app._redex(RedexSettings.model_validate(chosen), FakeClock(), Gate(10, FakeClock()))
+    drec = app._drec(DrecSettings.model_validate(chosen), FakeClock(), Gate(10, FakeClock()), ())
     assert redex.token_until() == drec.token_until() == datetime(2026, 6, 1, tzinfo=UTC)
 
 

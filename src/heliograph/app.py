@@ -29,6 +29,7 @@ from heliograph.work.close_days import Rules
 if TYPE_CHECKING:
     from heliograph.store import Store, opening
     from heliograph.uplink import tokens
+    from heliograph.uplink.gate import Gate
 
 log = structlog.get_logger()
 
@@ -77,14 +78,15 @@ class App:
         """Every uplink that is set up, with its token source; nothing is sent by making one."""
         found: list[Uplink] = []
         if (redex := self.config.settings.uplink.redex) is not None:
-            found.append(_redex(redex, self.clock))
+            found.append(_redex(redex, self.clock, self._gate("redex", redex.per_minute)))
         if (drec := self.config.settings.uplink.drec) is not None:
-            found.append(_drec(drec, self.clock, self.meters))
+            found.append(_drec(drec, self.clock, self._gate("drec", drec.per_minute), self.meters))
         return found
 
-    def per_minute(self, uplink: str) -> int:
-        found: RedexSettings | DrecSettings = getattr(self.config.settings.uplink, uplink)
-        return found.per_minute
+    def _gate(self, uplink: str, per_minute: int) -> Gate:
+        from heliograph.uplink.gate import Gate
+
+        return Gate(per_minute, self.clock, self.data_dir / f"requests.{uplink}")
 
     def sign(self, message: bytes) -> tuple[bytes, bytes]:
         """The device's public key, and its signature under a message."""
@@ -363,12 +365,12 @@ def _secret(named: settings.Secret) -> tokens.Secret:
     return Secret(file=named.file, env=named.env, credential=named.credential)
 
 
-def _redex(chosen: RedexSettings, clock: Clock) -> Uplink:
+def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:
     from heliograph.uplink.http import Http
     from heliograph.uplink.redex import Redex, dialect
     from heliograph.uplink.tokens import StaticToken, redex_login
 
-    http = Http(chosen.base_url, ca=chosen.ca_file, now=clock.now)
+    http = Http(chosen.base_url, ca=chosen.ca_file, gate=gate, now=clock.now)
     source: tokens.TokenSource
     if chosen.login is not None:
         login = chosen.login
@@ -381,12 +383,12 @@ def _redex(chosen: RedexSettings, clock: Clock) -> Uplink:
     return Redex("redex", http, how, source, clock.now, absent_after=chosen.absent_after)
 
 
-def _drec(chosen: DrecSettings, clock: Clock, meters: tuple[Meter, ...]) -> Uplink:
+def _drec(chosen: DrecSettings, clock: Clock, gate: Gate, meters: tuple[Meter, ...]) -> Uplink:
     from heliograph.uplink.drec import Drec
     from heliograph.uplink.http import Http
     from heliograph.uplink.tokens import StaticToken, drec_login
 
-    http = Http(chosen.base_url, ca=chosen.ca_file, now=clock.now, timeout=30.0)
+    http = Http(chosen.base_url, ca=chosen.ca_file, gate=gate, now=clock.now, timeout=30.0)
     source: tokens.TokenSource
     if chosen.login is not None:
         source = drec_login(http, _secret(chosen.login.username), _secret(chosen.login.password))

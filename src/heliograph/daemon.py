@@ -26,7 +26,7 @@ from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
 from heliograph.work.close_days import close_days
-from heliograph.work.deliver import Pace, deliver
+from heliograph.work.deliver import Pace, deliver, free
 from heliograph.work.health import Live, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import make_room, prune
@@ -66,7 +66,7 @@ class Daemon:
         self.stopping = threading.Event()
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
-        self.paces = {uplink.name: Pace(app.per_minute(uplink.name)) for uplink in self.uplinks}
+        self.paces = {uplink.name: Pace(app.clock) for uplink in self.uplinks}
         self.recovery = Recovery(app.meters, app.rules)
         self._token_days: dict[str, float] = {}
         self.damaged = False
@@ -191,8 +191,8 @@ class Daemon:
         deliver(uplink, self.store, self.app.clock, pace, random.random)
         now = self.app.clock.now()
         self._watch_token(uplink, now)
-        paused = pace.paused_until is not None and now < pace.paused_until
-        self.live.pauses[uplink.name] = f"paused until {pace.paused_until:%H:%M} UTC: {pace.reason}" if paused else ""
+        until = pace.paused_until
+        self.live.pauses[uplink.name] = f"paused until {until:%H:%M} UTC: {pace.reason}" if until else ""
 
     def _watch_token(self, uplink: Uplink, now: datetime) -> None:
         """Says once each when 30, 14 and 3 days are left of a token that somebody has to replace."""
@@ -205,13 +205,12 @@ class Daemon:
             log.warning("token_ends", uplink=uplink.name, at=str(until), days=round(left, 1), hint=hint)
 
     def _reconcile(self, uplink: Uplink) -> None:
-        reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name])
+        reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name], self.stopping.is_set)
 
     def _witness(self) -> None:
-        before = {uplink.name: uplink.requests for uplink in self.uplinks}
-        self.live.clock = witness(self.uplinks, self.app.clock)
-        for uplink in self.uplinks:
-            self.paces[uplink.name].count(self.app.clock.now(), uplink.requests - before[uplink.name])
+        asked = [uplink for uplink in self.uplinks if free(uplink, self.paces[uplink.name])]
+        if asked or not self.app.clock.wants_witness():
+            self.live.clock = witness(asked, self.app.clock)
 
     def _attest(self) -> None:
         attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)
@@ -239,7 +238,7 @@ class Daemon:
         if uplink is None:
             raise KeyError(name)
         clock, pace = self.app.clock, self.paces[name]
-        if not pace.open(clock.now()):
+        if not free(uplink, pace):
             return {"wait": 10}
         found = compare(uplink, self.store, clock, pace, meter, first)
         return {"months": [{**asdict(one), "difference_wh": one.difference_wh} for one in found]}
@@ -324,6 +323,8 @@ class Daemon:
     def stop(self) -> None:
         """Lets running rounds finish and commit, for a few seconds at most; what was claimed stays claimed."""
         self.stopping.set()
+        for uplink in self.uplinks:
+            uplink.close()  # whoever waits for its turn to ask need not be waited for
         self._scheduler.remove_all_jobs()
         # A request may take a minute to time out: its row is unclear on disk already, so nothing has to wait for it.
         ending = threading.Thread(target=self._scheduler.shutdown, name="stop", daemon=True)

@@ -79,8 +79,6 @@ class Uplink(Protocol):
     name: str
     ordered: bool
     """True where a day that was refused must not be overtaken by later days of the same device."""
-    requests: int
-    """Requests made so far, logins and pages included; they count against the pace."""
     absent_after: timedelta
     """How long after a claim a platform's "I have nothing" is believed."""
 
@@ -89,6 +87,10 @@ class Uplink(Protocol):
 
         It may ask the platform what it knows of the devices. What is due again needs a `wait`.
         """
+        ...
+
+    def room(self) -> float:
+        """How much of a minute's requests may leave now, from 1 to 0. What is begun without room waits for its turn."""
         ...
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
@@ -122,4 +124,6 @@ class Uplink(Protocol):
         """When the token ends that a person has to replace; None where none is known, or it renews itself."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """No further request leaves; who waits for its turn is told so at once."""
+        ...

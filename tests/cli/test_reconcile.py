@@ -67,7 +67,7 @@ def test_platform_and_ledger_are_compared_by_month(tmp_path: Path, running: bool
             close_days(site.meters, store, clock, site.rules)
             (uplink,) = site.uplinks()
             for _ in range(8):
-                deliver(uplink, store, clock, Pace(60), lambda: 0.0)
+                deliver(uplink, store, clock, Pace(clock), lambda: 0.0)
                 clock.leap(minutes=20)
             uplink.close()
             assert store.outbox.counts() == {"drec": {"confirmed": 4}}

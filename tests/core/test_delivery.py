@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -58,9 +59,12 @@ def test_looks_double_from_a_minute_to_a_quarter_of_an_hour() -> None:
 
 
 def test_no_minute_holds_more_requests_than_allowed() -> None:
-    sent = [NOW + timedelta(seconds=second) for second in range(0, 50, 5)]
-    assert delivery.room(sent, NOW + timedelta(seconds=50), 10) == 0
-    assert delivery.room(sent, NOW + timedelta(seconds=60), 10) == 1
+    ended = [100.0 + 5 * number for number in range(9)]
+    until = [math.inf, *(end + delivery.MINUTE for end in ended)]  # one is still under way
+    assert delivery.room(until, 145.0, 10) == 0
+    assert delivery.room(until, 100.0 + delivery.MINUTE, 10) == 1
+    assert delivery.room(until, 1000.0, 10) == 9
+    assert delivery.room(until, 1000.0, 1) == 0 == delivery.room([math.inf] * 3, 0.0, 2)
 
 
 def test_nothing_leads_from_due_to_delivered_without_a_claim() -> None:

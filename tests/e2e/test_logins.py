@@ -55,7 +55,7 @@ def test_tokens_are_fetched_renewed_and_fetched_again_when_revoked(
         site = app.load(config, clock, secrets="must be there")
         with site.writer() as store:
             uplinks = site.uplinks()
-            paces = {uplink.name: Pace(60) for uplink in uplinks}
+            paces = {uplink.name: Pace(clock) for uplink in uplinks}
             for round in range(200):
                 if round == 3:
                     platform.revoke()

@@ -54,7 +54,7 @@ def test_a_strange_answer_never_counts_as_delivered(tmp_path: Path, platform: st
     with Sandbox(now=clock.now, token="token", timezone=SINGAPORE.key, slow=timedelta(seconds=3)) as sandbox:
         uplink = uplink_to(platform, sandbox.url, token, clock)
         sandbox.fault(fault, 1, "redex.batch" if platform == "redex" else "drec.send")
-        pace = Pace(60)
+        pace = Pace(clock)
         deliver(uplink, store, clock, pace, lambda: 0.5)
         states = store.outbox.counts()["platform"]
         assert states.get("confirmed", 0) == 0

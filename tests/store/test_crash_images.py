@@ -55,7 +55,8 @@ if shutil.which("strace") is None and not os.environ.get("CI"):
 
 def child(folder: Path, synchronous: str) -> None:
     """Days of ten meters, every acknowledgement a write to stdout: in the trace it stands where it happened."""
-    clock, uplink, pace = FakeClock(), FakeUplink(), Pace(600)
+    clock, uplink = FakeClock(), FakeUplink()
+    pace = Pace(clock)
     meters = [a_meter(f"m{number}") for number in range(METERS)]
     store = _opened(folder, synchronous, clock)
     # Samples of an earlier meter, for pruning: nobody is told of them, so that they may go.

@@ -18,6 +18,7 @@ import pytest
 
 import heliograph
 from heliograph.core.errors import ConfigError
+from heliograph.uplink.gate import Gate
 from heliograph.uplink.http import (
     BODY_LIMIT,
     LONGEST_WAIT,
@@ -31,6 +32,7 @@ from heliograph.uplink.http import (
     fault,
     portal,
 )
+from tests.fakes import FakeClock
 
 BASE = "https://platform.example/api"
 NOW = datetime(2026, 5, 2, tzinfo=UTC)
@@ -158,7 +160,9 @@ def test_what_never_left_is_told_apart_from_what_may_have_arrived(
     assert verdict.state == ("due" if kind is NotSent else "unclear")
     assert verdict.remedy
     assert verdict.pause_all == (kind is NotSent)
-    assert http.requests == (0 if kind is NotSent else 1)  # what never left does not use up a quota
+    gate = Gate(2, FakeClock())
+    Http(BASE, gate=gate, transport=httpx.MockTransport(failing)).exchange("GET", "/x")
+    assert gate.room() == (1.0 if kind is NotSent else 0.5)  # what never left does not use up a quota
 
 
 @pytest.mark.parametrize(

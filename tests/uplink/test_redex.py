@@ -658,9 +658,3 @@ def test_a_read_back_that_fails_leaves_a_day_in_its_state(response: httpx.Respon
 
 def test_nothing_to_ask_is_no_request() -> None:
     assert uplink().ask([]) == {}
-
-
-def test_every_request_is_counted() -> None:
-    redex = uplink(Holds([entry(day) for day in range(5)], 2))
-    redex.ask([row(1)])
-    assert redex.requests == 3

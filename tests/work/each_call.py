@@ -62,7 +62,7 @@ class Gateway:
         self.line = PolledBus("rs485", URL, [self.meter], lambda: VirtualBus(self.clock, {1: device}))
         self.live = Live()
         self.uplink = FakeUplink()
-        self.pace = Pace(600)
+        self.pace = Pace(self.clock)
         self.store: Store | None = None
         self.stored: list[tuple[int, int | None]] = []
         self.faults = 0

@@ -91,7 +91,8 @@ class Box:
 def scenario(folder: Path, chance: random.Random) -> tuple[int, int, int]:
     """Lives through some days; returns how many were closed, how often readings were dated backwards, and how often
     a day waited for the platform on a clock that was not trusted."""
-    box, uplink, pace = Box(folder, chance), FakeUplink(), Pace(60)
+    box, uplink = Box(folder, chance), FakeUplink()
+    pace = Pace(box.clock)
     waited = closed = 0
     for _ in range(chance.randrange(15, 40)):
         event = chance.random()
@@ -114,7 +115,7 @@ def scenario(folder: Path, chance: random.Random) -> tuple[int, int, int]:
             deliver(uplink, box.store, box.clock, pace, lambda: 0.5)
         assert box.clock.synchronised or uplink.requests == asked, "delivered on a clock that nobody trusts"
     box.trust()
-    deliver(uplink, box.store, box.clock, Pace(60), lambda: 0.5)
+    deliver(uplink, box.store, box.clock, Pace(box.clock), lambda: 0.5)
     days = box.store.days.all()
     if days:
         assert sum(day.period_wh for day in days) == days[-1].closing.index_wh - days[0].opening.index_wh

@@ -54,7 +54,7 @@ def store(tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
 
 
 def run(uplink: FakeUplink, store: Store, clock: FakeClock, minutes: int = 120, pace: Pace | None = None) -> None:
-    pace = pace or Pace(10)
+    pace = pace or Pace(clock)
     for _ in range(minutes):
         deliver(uplink, store, clock, pace, lambda: 0.5)
         clock.leap(minutes=1)
@@ -66,7 +66,7 @@ def states(store: Store) -> dict[str, int]:
 
 def test_days_are_sent_accepted_and_then_read_back(store: Store, clock: FakeClock) -> None:
     uplink = FakeUplink()
-    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     assert states(store) == {"accepted": 6}
     run(uplink, store, clock, 5)
     assert states(store) == {"confirmed": 6}
@@ -79,7 +79,7 @@ def test_a_request_without_an_answer_is_read_back_before_anything_is_sent_again(
 ) -> None:
     uplink = FakeUplink()
     uplink.script = [fate]
-    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     assert states(store) == {"unclear": 6}
     run(uplink, store, clock)
     assert states(store) == {"confirmed": 6}
@@ -91,7 +91,7 @@ def test_a_claim_is_on_disk_before_the_request_leaves(store: Store, clock: FakeC
     uplink = FakeUplink()
     seen: list[dict[str, int]] = []
     uplink.before_answer = lambda: seen.append(states(Store.reader(tmp_path)))
-    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     assert seen == [{"unclear": 6}]
 
 
@@ -104,7 +104,7 @@ def test_power_lost_in_mid_request_neither_loses_nor_doubles_a_day(clock: FakeCl
 
     uplink.before_answer = power_cut
     with pytest.raises(KeyboardInterrupt):
-        deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+        deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     store.close()
     again = Store.writer(tmp_path)
     uplink.before_answer = lambda: None
@@ -114,7 +114,7 @@ def test_power_lost_in_mid_request_neither_loses_nor_doubles_a_day(clock: FakeCl
 
 
 def test_a_busy_platform_is_left_alone_for_as_long_as_it_says(store: Store, clock: FakeClock) -> None:
-    uplink, pace = FakeUplink(), Pace(10)
+    uplink, pace = FakeUplink(), Pace(clock)
     uplink.script = ["busy"]
     deliver(uplink, store, clock, pace, lambda: 0.5)
     clock.leap(seconds=80)
@@ -144,11 +144,23 @@ def test_a_platform_that_holds_another_value_is_never_overwritten(store: Store, 
     assert uplink.stored["STR-m0", "2026-03-14"] == (1, 1)
 
 
-def test_no_minute_holds_more_requests_than_the_pace(tmp_path: Path, clock: FakeClock) -> None:
+def test_nothing_is_claimed_that_would_have_to_wait_for_its_turn(tmp_path: Path, clock: FakeClock) -> None:
     store = make_store(tmp_path / "five", clock, meters=5, days=1)
-    uplink, pace = FakeUplink(most=1), Pace(4)
+    uplink, pace = FakeUplink(most=1), Pace(clock)
+    uplink.limit = 4
     deliver(uplink, store, clock, pace, lambda: 0.5)
-    assert uplink.requests == 4
+    assert uplink.requests == 4 and states(store) == {"accepted": 4, "due": 1}
+
+
+def test_a_pause_is_as_long_however_the_clock_is_set(clock: FakeClock) -> None:
+    pace = Pace(clock)
+    pace.pause(clock.now() + timedelta(minutes=5), "slow down")
+    clock.at -= timedelta(days=365)
+    assert not pace.open() and pace.paused_until == clock.now() + timedelta(minutes=5)
+    clock.at += timedelta(days=730)
+    assert not pace.open()
+    clock.leap(minutes=5)
+    assert pace.open() and pace.paused_until is None
 
 
 def test_a_day_waits_until_the_days_before_it_were_processed(tmp_path: Path, clock: FakeClock) -> None:
@@ -156,7 +168,7 @@ def test_a_day_waits_until_the_days_before_it_were_processed(tmp_path: Path, clo
     store = make_store(tmp_path / "one", clock, meters=1, days=3)
     uplink = FakeUplink(most=1)
     for sent in (1, 2, 3):
-        deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+        deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
         assert uplink.sends == sent
         clock.leap(minutes=1)
 
@@ -172,7 +184,7 @@ def test_what_is_held_back_leaves_together(tmp_path: Path, clock: FakeClock) -> 
 def test_nothing_leaves_on_an_untrusted_clock(store: Store, clock: FakeClock) -> None:
     uplink = FakeUplink()
     clock.synchronised = False
-    deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     assert uplink.requests == 0 and states(store) == {"due": 6}
 
 
@@ -210,10 +222,10 @@ def test_resending_blindly_would_be_seen(store: Store, clock: FakeClock) -> None
 def test_days_that_shared_a_request_are_asked_about_together(store: Store, clock: FakeClock) -> None:
     """One of them may have been tried before; a platform that stores their sum cannot answer for one alone."""
     uplink = FakeUplink(most=1)
-    uplink.script = ["busy"]
-    deliver(uplink, store, clock, Pace(1), lambda: 0.5)
+    uplink.script, uplink.limit = ["busy"], 1
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     clock.leap(hours=3)
-    uplink.most, uplink.script = 3, ["dropped"]
+    uplink.most, uplink.script, uplink.limit = 3, ["dropped"], 2
     asked: list[int] = []
     ask = uplink.ask
 
@@ -222,20 +234,21 @@ def test_days_that_shared_a_request_are_asked_about_together(store: Store, clock
         return ask(rows)
 
     uplink.ask = watched  # type: ignore[method-assign]  # the fake is watched, not replaced
-    deliver(uplink, store, clock, Pace(1), lambda: 0.5)
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
+    uplink.limit = None
     for _ in range(20):
         clock.leap(seconds=30)
-        deliver(uplink, store, clock, Pace(10), lambda: 0.5)
+        deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
     assert asked[0] == 3
 
 
 def test_a_weekly_comparison_reports_a_difference_and_changes_nothing(store: Store, clock: FakeClock) -> None:
     uplink = FakeUplink()
     run(uplink, store, clock, 10)
-    assert all(one.local_wh == one.platform_wh for one in reconcile(uplink, store, clock, Pace(10)))
+    assert all(one.local_wh == one.platform_wh for one in reconcile(uplink, store, clock, Pace(clock)))
     uplink.stored["STR-m0", "2026-03-15"] = (1, 1)
     del uplink.stored["STR-m1", "2026-03-14"]
-    found = {one.meter: one for one in reconcile(uplink, store, clock, Pace(10))}
+    found = {one.meter: one for one in reconcile(uplink, store, clock, Pace(clock))}
     assert found["m0"].differing == ("2026-03-15",) and found["m0"].platform_wh < found["m0"].local_wh
     assert found["m1"].differing == ("2026-03-14",)
     assert states(store) == {"confirmed": 6}
@@ -249,7 +262,7 @@ def test_a_weekly_comparison_never_asks_for_a_part_of_the_days_that_shared_a_req
     run(uplink, store, clock, 10)  # three days of each meter in one request
     clock.at = START + timedelta(days=2) + LOOK_BACK  # the first of them lies further back
     for uplink.ordered, days in ((True, 3), (False, 2)):
-        assert [one.days for one in reconcile(uplink, store, clock, Pace(10))] == [days, days]
+        assert [one.days for one in reconcile(uplink, store, clock, Pace(clock))] == [days, days]
 
 
 def test_old_samples_are_thinned_but_never_on_an_untrusted_clock(store: Store, clock: FakeClock) -> None:

@@ -83,7 +83,7 @@ def a_site(folder: Path) -> Store:
     held = sorted(one.day for one in store.days.held("roof"))
     release(SLOW[0], held[0], held[-1], "daylight", store, clock.now(), PLACED)
     while any(set(states) - {"confirmed"} for states in store.outbox.counts().values()):
-        deliver(uplink, store, clock, Pace(60), lambda: 0.5)
+        deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
         clock.leap(minutes=10)
     attest("saved", store, clock, lambda message: seal.sign(folder / seal.FILE, message))
     return store

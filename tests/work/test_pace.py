@@ -67,7 +67,7 @@ def rounds(uplink: FakeUplink, store: Store, clock: FakeClock, pace: Pace, span:
 
 
 def test_fifty_meters_knock_like_one_at_a_platform_that_does_not_answer(store: Store, clock: FakeClock) -> None:
-    uplink, pace = Broken(clock, None), Pace(60)
+    uplink, pace = Broken(clock, None), Pace(clock)
     rounds(uplink, store, clock, pace, timedelta(hours=4))
     assert len(uplink.knocks) < 4 * 60 / 15 + 10, f"{len(uplink.knocks)} requests in four hours"
     uplink.broken = set()
@@ -78,7 +78,7 @@ def test_fifty_meters_knock_like_one_at_a_platform_that_does_not_answer(store: S
 
 
 def test_a_silent_device_goes_last_and_holds_up_no_other(store: Store, clock: FakeClock) -> None:
-    uplink, pace = Broken(clock, {"m0", "m7"}), Pace(60)
+    uplink, pace = Broken(clock, {"m0", "m7"}), Pace(clock)
     rounds(uplink, store, clock, pace, timedelta(minutes=30))
     assert states(store) == {"confirmed": 96, "unclear": 2, "due": 2}
     waits = [later - at for (at, _), (later, _) in zip(uplink.knocks, uplink.knocks[1:], strict=False)]
@@ -89,7 +89,7 @@ def test_a_silent_device_goes_last_and_holds_up_no_other(store: Store, clock: Fa
 
 
 def test_one_refusal_of_the_platform_is_one_pause_for_all(store: Store, clock: FakeClock) -> None:
-    uplink, pace = FakeUplink(most=1), Pace(60)
+    uplink, pace = FakeUplink(most=1), Pace(clock)
     uplink.script = ["busy"] * 3
     deliver(uplink, store, clock, pace, lambda: 0.5)
     assert uplink.requests == 1

@@ -66,9 +66,9 @@ def _compared(app: App, pairs: list[tuple[str, str]], since: date) -> list[dict[
         return rows
     with app.writer() as store, bar as each:
         uplinks = {uplink.name: uplink for uplink in app.uplinks()}
-        paces = {name: Pace(app.per_minute(name)) for name in uplinks}
+        paces = {name: Pace(app.clock) for name in uplinks}
         for name, meter in each:
-            while not paces[name].open(app.clock.now()):
+            while not paces[name].open():
                 app.clock.sleep(5)
             found = compare(uplinks[name], store, app.clock, paces[name], meter, since)
             rows += [{**asdict(month), "difference_wh": month.difference_wh} for month in found]

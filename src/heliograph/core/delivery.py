@@ -35,6 +35,12 @@ BUSY = ((60, 120), (60, 240), *((210, 270),) * 6, (450, 540), (810, 900))
 # Where many others wait, after an outage or a power cut, the steps that are good for one gateway are left out.
 CROWDED = 2
 
+# Seconds after its end in which a request counts: the platform's minute (redex.md section 8), and one more for a clock
+# that runs faster than theirs, by 1.6 % at most.
+MINUTE = 61.0
+# What got no answer may still be carried to the platform, when we have long given up on it.
+ASTRAY = MINUTE + 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class DayRow:
@@ -170,9 +176,14 @@ def next_try(attempt: int, now: datetime, wait: timedelta | None, jitter: float)
     return now + max(delay, wait or timedelta(0))
 
 
-def room(sent: Sequence[datetime], now: datetime, per_minute: int) -> int:
-    """Requests that may still leave within any 60 s, given when earlier ones left."""
-    return per_minute - sum(1 for at in sent if now - at < timedelta(seconds=60))
+def room(counted_until: Sequence[float], now: float, per_minute: int) -> int:
+    """Requests that may leave now so that no 60 s hold more than `per_minute`, wherever a platform's windows begin.
+
+    A platform counts a request at some moment between its leaving and the end of its exchange, so a new one can share
+    a window with it until a minute after that end: `counted_until`, infinite while it is under way. All in seconds of
+    a clock that is never set.
+    """
+    return max(0, per_minute - sum(until > now for until in counted_until))
 
 
 def judge(row: DayRow, found: ReadBack, now: datetime, absent_after: timedelta) -> Verdict | None:

@@ -73,7 +73,6 @@ class Drec:
     ) -> None:
         """`zero_wh` by meter: the running total at which Aggregate starts."""
         self.name = name
-        self.requests = 0
         self.absent_after = absent_after
         self.tokens = tokens
         self._http = http
@@ -340,10 +339,7 @@ class Drec:
     def _exchange(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Exchange:
-        try:
-            return self._api.exchange(method, path, query=query, body=body)
-        finally:
-            self.requests = self._http.requests
+        return self._api.exchange(method, path, query=query, body=body)
 
     def _renewable(self, answer: Answer) -> bool:
         """A 401 that a new login may help, an unknown one included: it costs one request."""
@@ -355,10 +351,11 @@ class Drec:
     def _hasty(self, answer: Answer) -> bool:
         return answer.status == 401 and classify(answer, self._type).id == "T4"
 
+    def room(self) -> float:
+        return self._http.room()
+
     def date(self) -> datetime | None:
-        found = self._http.date()
-        self.requests = self._http.requests
-        return found
+        return self._http.date()
 
     def token_until(self) -> datetime | None:
         return self.tokens.expiry() if self.tokens.by_hand else None

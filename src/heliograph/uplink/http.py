@@ -35,6 +35,7 @@ from heliograph.core import durations
 from heliograph.core.delivery import FLOOR, Verdict
 from heliograph.core.errors import ConfigError
 from heliograph.uplink import certificate
+from heliograph.uplink.gate import Gate
 
 if TYPE_CHECKING:
     import httpx
@@ -193,18 +194,19 @@ class Http:
         connect: float = 10.0,
         ca: Path | None = None,
         now: Callable[[], datetime] | None = None,
+        gate: Gate | None = None,
         transport: httpx.BaseTransport | None = None,
         timer: type[threading.Timer] = threading.Timer,
     ) -> None:
         """`timeout` ends the whole exchange, `connect` the part before anything leaves; both in real seconds.
 
         `ca` is added to the known authorities; there is no switch to leave the verification out. `now` is our clock,
-        to tell a wrong one from an expired certificate. Tests bring their own `transport`, and a `timer` that fires
-        when the other side is ready for it.
+        to tell a wrong one from an expired certificate. Every request passes the `gate`, logins and pages included.
+        Tests bring their own `transport`, and a `timer` that fires when the other side is ready for it.
         """
         self.base_url = checked(base_url)
         self.timeout = timeout
-        self.requests = 0
+        self.gate = gate
         self._connect = connect
         self._ca = ca
         self._now = now
@@ -230,6 +232,27 @@ class Http:
         hide: Iterable[str] = (),
     ) -> Exchange:
         """One request and its answer. What `hide` names never shows in a text that comes back."""
+        if self.gate is not None and not self.gate.enter():
+            return NotSent("stopping", "the gateway is stopping; this was not sent", "It goes on after the next start.")
+        found: Exchange | None = None
+        try:
+            found = self._exchange(method, path, query, body, token, hide)
+            return found
+        finally:
+            if self.gate is not None:
+                # Naming the fault of a certificate may have taken a question of its own, without a token.
+                nothing = isinstance(found, NotSent) and found.rule not in ("certificate", "clock")
+                self.gate.leave(sent=not nothing, answered=isinstance(found, Answer))
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        token: str,
+        hide: Iterable[str],
+    ) -> Exchange:
         _leave_out_command_line()
         import httpx
 
@@ -274,12 +297,15 @@ class Http:
             finally:
                 timer.cancel()
                 client.cookies.clear()  # a sign-in page's cookies are not ours to carry
-            if not isinstance(found, NotSent):
-                self.requests += 1
             return found
+
+    def room(self) -> float:
+        return 1.0 if self.gate is None else self.gate.room()
 
     def close(self) -> None:
         """An exchange that is under way is not waited for: it ends with the process, and its rows are unclear."""
+        if self.gate is not None:
+            self.gate.close()
         if self._lock.acquire(blocking=False):
             try:
                 if self._client is not None:

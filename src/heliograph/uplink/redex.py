@@ -127,7 +127,6 @@ class Redex:
     ) -> None:
         """`absent_after`: the only process time ever published is eight and a half minutes (§7)."""
         self.name = name
-        self.requests = 0
         self.absent_after = absent_after
         self.tokens = tokens
         self._http = http
@@ -432,15 +431,13 @@ class Redex:
     def _exchange(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Exchange:
-        try:
-            return self._api.exchange(method, path, query=query, body=body)
-        finally:
-            self.requests = self._http.requests
+        return self._api.exchange(method, path, query=query, body=body)
+
+    def room(self) -> float:
+        return self._http.room()
 
     def date(self) -> datetime | None:
-        found = self._http.date()
-        self.requests = self._http.requests
-        return found
+        return self._http.date()
 
     def token_until(self) -> datetime | None:
         return self.tokens.expiry() if self.tokens.by_hand else None

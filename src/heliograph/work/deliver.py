@@ -1,27 +1,25 @@
 """Takes closed days to a platform: claims, sends, settles; follows up, reads back, waits. One uplink at a time.
 
-Batching, order, retry, pace and counting live here, once; an uplink only speaks its dialect.
+Batching, order, retry, pauses and counting live here, once; an uplink only speaks its dialect.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import TypeVar
 
 import structlog
 
 from heliograph.core import delivery
-from heliograph.core.delivery import DayRow, Unknown, Verdict
+from heliograph.core.delivery import DayRow, ReadBack, Unknown, Verdict
 from heliograph.ports import Clock, Uplink
 from heliograph.store import Store
 
 log = structlog.get_logger()
-Given = TypeVar("Given")
-Told = TypeVar("Told")
 
 # More rows than any platform takes at once; what a request leaves over is fetched again for the next.
 ROWS = 3000
@@ -33,11 +31,13 @@ PROCESS_PATIENCE = timedelta(hours=24)
 
 @dataclass
 class Pace:
-    """What one platform may still be asked: our own limit a minute, and pauses it or its answers asked for."""
+    """Pauses that one platform or its answers asked for, in a clock that is never set. How many requests may leave is
+    the uplink's own matter: its gate counts them, where they leave.
+    """
 
-    per_minute: int
-    sent: deque[datetime] = field(default_factory=lambda: deque(maxlen=600))
-    paused_until: datetime | None = None
+    clock: Clock
+    ends: float = -math.inf
+    """Of the pause, since boot."""
     reason: str = ""
     away: int = 0
     """Failures in a row, of the platform or of the way to it."""
@@ -50,16 +50,25 @@ class Pace:
     news: int = 0
     """Requests without such an answer since the last one that had one, known troubles left out."""
 
-    def open(self, now: datetime) -> bool:
-        paused = self.paused_until is not None and now < self.paused_until
-        return not paused and delivery.room(self.sent, now, self.per_minute) > 0
+    @property
+    def paused_until(self) -> datetime | None:
+        """In wall time; None while there is no pause."""
+        left = self.ends - self.clock.since_boot()
+        return self.clock.now() + timedelta(seconds=left) if left > 0 else None
 
-    def count(self, now: datetime, requests: int) -> None:
-        self.sent.extend([now] * requests)
+    def open(self) -> bool:
+        return self.clock.since_boot() >= self.ends
 
     def pause(self, until: datetime, reason: str) -> None:
-        self.paused_until = max(until, self.paused_until or until)
+        self.ends = max(self.clock.since_boot() + (until - self.clock.now()).total_seconds(), self.ends)
         self.reason = reason
+
+    def heed(self, answers: Iterable[ReadBack], chance: float = 0.5) -> None:
+        """The pause that answers ask for where no row is settled by them."""
+        for answer in answers:
+            if isinstance(answer, Unknown) and answer.verdict.pause_all:
+                return self.refused(self.clock.now(), answer.verdict, chance)
+        return None
 
     def refused(self, now: datetime, verdict: Verdict, chance: float) -> None:
         """The platform as a whole cannot be used now."""
@@ -90,16 +99,21 @@ class Pace:
         return self.silent.get(meter, datetime.min.replace(tzinfo=UTC))
 
 
+def free(uplink: Uplink, pace: Pace) -> bool:
+    """Whether an exchange may begin now. One that takes several requests waits for its turns on the way."""
+    return pace.open() and uplink.room() > 0
+
+
 def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Callable[[], float]) -> None:
-    """One round: what became of earlier requests first, then as many new ones as the pace allows."""
+    """One round: what became of earlier requests first, then as many new ones as may leave."""
     if not clock.trusted():
         return
     follow(uplink, store, clock, pace, jitter)
     read_back(uplink, store, clock, pace, jitter)
-    while pace.open(clock.now()):
+    while free(uplink, pace):
         rows = store.outbox.candidates(uplink.name, clock.now(), ordered=uplink.ordered, limit=ROWS)
         rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
-        if rows and (early := _counted(uplink, pace, clock, uplink.prepare, rows)):
+        if rows and (early := uplink.prepare(rows)):
             _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early, answered=None)
             continue
         parcel = uplink.pack(rows) if rows else None
@@ -112,7 +126,7 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
             return
         # From here on the rows are unclear, so a power cut looks like a time-out.
         store.outbox.claim(uplink.name, parcel, now, delivery.next_look(now, now))
-        verdicts = _counted(uplink, pace, clock, uplink.send, parcel)
+        verdicts = uplink.send(parcel)
         sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
         answered = any(verdict.state != "unclear" for verdict in verdicts.values())
         if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, answered=answered):
@@ -124,10 +138,10 @@ def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Calla
     rows = [row for row in store.outbox.waiting(uplink.name, "accepted", clock.now()) if row.process_id]
     rows.sort(key=lambda row: (row.process_id or "", row.meter, row.day))
     for _, group in groupby(rows, key=lambda row: row.process_id):
-        if not pace.open(clock.now()):
+        if not free(uplink, pace):
             return
         same = list(group)
-        verdicts = dict(_counted(uplink, pace, clock, uplink.follow, same))
+        verdicts = dict(uplink.follow(same))
         now = clock.now()
         answered = not verdicts or any(verdict.state != "accepted" for verdict in verdicts.values())
         for row in same:
@@ -148,10 +162,10 @@ def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Ca
     rows += [row for row in store.outbox.waiting(uplink.name, "accepted", now) if not row.process_id]
     rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
     for _, group in groupby(rows, key=lambda row: row.meter):
-        if not pace.open(clock.now()):
+        if not free(uplink, pace):
             return
         same = list(group)
-        found = _counted(uplink, pace, clock, uplink.ask, same)
+        found = uplink.ask(same)
         now, verdicts = clock.now(), {}
         for row in same:
             verdict = delivery.judge(row, found[row.id], now, uplink.absent_after) if row.id in found else None
@@ -213,12 +227,3 @@ def _settle(
         tell("delivery", uplink=uplink.name, state=state, rule=rule, days=count, answer=text, hint=remedy)
     # A meter that is silent again may have cost us a time-out, and those after it are in the same case.
     return answered is not False or not known
-
-
-def _counted(uplink: Uplink, pace: Pace, clock: Clock, exchange: Callable[[Given], Told], given: Given) -> Told:
-    """Runs an exchange and counts every request it took against the pace, logins and pages included."""
-    before = uplink.requests
-    try:
-        return exchange(given)
-    finally:
-        pace.count(clock.now(), uplink.requests - before)

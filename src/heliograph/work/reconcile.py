@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby
@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 # How far back a weekly comparison looks; REDEX answers at most three months at once.
 LOOK_BACK = timedelta(days=60)
+# The part of a minute's requests that must be free, so that comparing never keeps a day from being delivered.
+SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,17 @@ class Compared:
         return self.platform_wh - self.local_wh
 
 
-def reconcile(uplink: Uplink, store: Store, clock: Clock, pace: Pace) -> list[Compared]:
-    """The last two months of every meter, as far as the pace allows."""
+def reconcile(
+    uplink: Uplink, store: Store, clock: Clock, pace: Pace, stopping: Callable[[], bool] = lambda: False
+) -> list[Compared]:
+    """The last two months of every meter, until the platform asks for a pause."""
     if not clock.trusted():
         return []
     found = []
     for meter in delivered(uplink, store, (clock.now() - LOOK_BACK).date()):
-        if not pace.open(clock.now()):
+        while pace.open() and uplink.room() < SHARE and not stopping():
+            clock.sleep(clock.rate)
+        if stopping() or not pace.open():
             break
         found += compare(uplink, store, clock, pace, meter, (clock.now() - LOOK_BACK).date())
     return found
@@ -60,17 +66,16 @@ def delivered(uplink: Uplink, store: Store, first: date) -> list[str]:
 
 
 def compare(uplink: Uplink, store: Store, clock: Clock, pace: Pace, meter: str, first: date) -> list[Compared]:
-    """One meter from a day on, a row a month. Days that the pace leaves no requests for count as unanswered."""
+    """One meter from a day on, a row a month. Days that a pause leaves no answer for count as unanswered."""
     # Where days go strictly in order, a request is one read: days that shared it are held as their sum.
     rows = store.outbox.confirmed(uplink.name, first, whole=uplink.ordered).get(meter, [])
     told: dict[int, ReadBack] = {}
     left = rows
-    while left and pace.open(clock.now()):
-        before = uplink.requests
+    while left and pace.open():
         some = uplink.ask(left)  # an uplink answers about as many as it may ask at once
-        pace.count(clock.now(), uplink.requests - before)
         if not some:
             break
+        pace.heed(some.values())
         told |= some
         left = [row for row in left if row.id not in some]
     found = [

@@ -27,7 +27,7 @@ from heliograph.store import Store
 from heliograph.store.connection import micros, moment
 from heliograph.store.outbox import RECOVERY
 from heliograph.work.close_days import Rules, around, commission
-from heliograph.work.deliver import Pace
+from heliograph.work.deliver import Pace, free
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Recovery:
     # Gather
 
     def ask(self, uplink: Uplink, store: Store, clock: Clock, pace: Pace) -> None:
-        """Asks about every meter that waits for it, as far as the pace allows."""
+        """Asks about every meter that waits for it, as far as requests may leave."""
         record = store.journal.learned(RECOVERY)
         if record is None or record["at"] is None or not clock.trusted():
             return
@@ -75,7 +75,7 @@ class Recovery:
                 heard = self._heard.get((uplink.name, meter.id))
                 if not rows or (heard is not None and heard.rows == rows and clock.now() < heard.again):
                     continue
-                if not pace.open(clock.now()):
+                if not free(uplink, pace):
                     return
                 self._heard[uplink.name, meter.id] = _ask(uplink, rows, clock, pace, moment(record["at"]))
 
@@ -299,10 +299,8 @@ def _ask(uplink: Uplink, rows: tuple[DayRow, ...], clock: Clock, pace: Pace, at:
     trouble = ""
     for first in range(0, len(rows), ASKED):
         part = rows[first : first + ASKED]
-        before = uplink.requests
         told = uplink.ask(part)
-        now = clock.now()
-        pace.count(now, uplink.requests - before)
+        pace.heed(told.values())
         found |= {row.day: told[row.id] for row in part if row.id in told}
         for row in part:
             answer = told.get(row.id)
@@ -310,8 +308,6 @@ def _ask(uplink: Uplink, rows: tuple[DayRow, ...], clock: Clock, pace: Pace, at:
                 trouble = trouble or "it did not answer for all days"
             elif isinstance(answer, Unknown) and answer.verdict.state != "held":
                 trouble = trouble or answer.verdict.text or answer.verdict.rule
-                if answer.verdict.pause_all:
-                    pace.pause(delivery.next_try(1, now, answer.verdict.wait, 0.5), trouble)
         if trouble:
             break
     now = clock.now()
