@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -275,7 +274,13 @@ def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
         )
     unit = loaded.map.unit if one.unit is None else one.unit
     reports = tuple(
-        Report(uplink, name, spread_offset(site.id, uplink, _spread(config, uplink)))
+        Report(
+            uplink,
+            name,
+            spread_offset(site.id, uplink, (chosen := _uplink(config, uplink)).spread),
+            chosen.ordered,
+            chosen.history,
+        )
         for uplink, name in one.report_as.items()
     )
     return Meter(
@@ -296,9 +301,9 @@ def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
     )
 
 
-def _spread(config: Config, uplink: str) -> timedelta:
+def _uplink(config: Config, uplink: str) -> RedexSettings | DrecSettings:
     found: RedexSettings | DrecSettings = getattr(config.settings.uplink, uplink)
-    return found.spread
+    return found
 
 
 def _production(config: Config, number: int, map: MeterMap) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -159,6 +159,10 @@ class UplinkSettings(Part):
     """Stable per-site offset of the nightly push; "0s" sends at once."""
     per_minute: Annotated[int, Field(ge=1, le=60)] = 10
     """Own limit of requests a minute."""
+    ordered: ClassVar[bool] = False
+    """What the uplink says of itself (ports.Uplink); here, so that a verb need not make one."""
+    history: ClassVar[bool] = False
+    """Takes days before the device was registered, as History reads."""
 
 
 class RedexSettings(UplinkSettings):
@@ -178,6 +182,8 @@ class RedexSettings(UplinkSettings):
 
 
 class DrecSettings(UplinkSettings):
+    ordered: ClassVar[bool] = True
+    history: ClassVar[bool] = True
     login: DrecLogin | None = None
     read_type: Literal["Delta", "Aggregate"] = "Delta"
     organization_id: int | None = None

@@ -83,7 +83,7 @@ def site(tmp_path: Path) -> Path:
     parcel = Parcel("/public/v2/generation-datas/batches", body, tuple(rows))
     store.outbox.claim("platform", parcel, clock.now(), clock.now())
     store.outbox.settle([(rows[0].id, Verdict("accepted", "201", process_id="20745"), clock.now())], clock.now())
-    rows = store.outbox.candidates("platform", clock.now(), ordered=False, limit=1)
+    rows = store.outbox.candidates("platform", clock.now(), ordered=True, limit=1)
     store.outbox.claim("platform", Parcel("/x", b"{}", tuple(rows)), clock.now(), clock.now())
     refused = Verdict("rejected", "R422", "RemoteInvId is unknown", remedy="Register the inverter.")
     store.outbox.settle([(rows[0].id, refused, clock.now())], clock.now())

@@ -18,6 +18,7 @@ from heliograph.core.delivery import FOLLOWS, Parcel, State, Verdict
 from heliograph.core.readings import Reading
 from heliograph.core.site import Report
 from heliograph.store import Store
+from heliograph.store.attempts import Asked
 from heliograph.store.connection import micros
 
 
@@ -51,10 +52,12 @@ def tell_all(store: Store, tell: Callable[[Sequence[str]], object], *, early: bo
         tell([f"claim {made} {len(parcel.rows)}", *(f"row {row.id} unclear" for row in parcel.rows)])
         return made
 
-    def settle_and_tell(verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime) -> None:
+    def settle_and_tell(
+        verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime, *, asked: Asked = "send"
+    ) -> None:
         settled = list(verdicts)
         with around([f"row {id} {verdict.state}" for id, verdict, _ in settled]):
-            settle(settled, now)
+            settle(settled, now, asked=asked)
 
     store.readings.add = add_and_tell  # type: ignore[method-assign]  # this store only, not the class
     store.days.close = close_and_tell  # type: ignore[method-assign]  # this store only

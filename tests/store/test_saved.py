@@ -21,7 +21,7 @@ from heliograph.work.close_days import close_days
 from tests.fakes import RULES, START, FakeClock, a_meter
 
 SAVED = Path(__file__).parent / "saved"
-NEWEST = "v4"
+NEWEST = "v5"
 
 
 def make(folder: Path) -> None:
@@ -91,3 +91,5 @@ if __name__ == "__main__":
     SAVED.mkdir(exist_ok=True)
     make(SAVED)
     (SAVED / FILE).rename(SAVED / f"{NEWEST}.db")
+    for beside in ("claimed", "reserve"):
+        (SAVED / beside).unlink()

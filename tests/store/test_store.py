@@ -140,7 +140,7 @@ def test_a_row_cannot_be_claimed_twice(store: Store) -> None:
     now = START + timedelta(days=2)
     rows = tuple(store.outbox.candidates("redex", now, ordered=False, limit=10))
     store.outbox.claim("redex", Parcel("/x", b"{}", rows), now, now)
-    with pytest.raises(StoreError, match="claimed twice"):
+    with pytest.raises(StoreError, match="not due any more"):
         store.outbox.claim("redex", Parcel("/x", b"{}", rows), now, now)
 
 
@@ -150,7 +150,7 @@ def test_a_confirmed_row_never_becomes_anything_else(store: Store) -> None:
     rows = tuple(store.outbox.candidates("redex", now, ordered=False, limit=10))
     store.outbox.claim("redex", Parcel("/x", b"{}", rows), now, now)
     store.outbox.settle([(rows[0].id, Verdict("confirmed", "ok"), now)], now)
-    with pytest.raises(StoreError, match="confirmed cannot become due"):
+    with pytest.raises(StoreError, match="confirmed, which no answer turns into due"):
         store.outbox.settle([(rows[0].id, Verdict("due", "oops"), now)], now)
 
 

@@ -120,9 +120,6 @@ class Sessions:
 
     by_hand = False
 
-    def changed(self) -> bool:
-        return False
-
     def expiry(self) -> datetime | None:
         return None
 

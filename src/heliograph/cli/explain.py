@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from heliograph.cli.explain_words import READ, answer, bounds, coverage, proof, runs, serial, utc
+from heliograph.cli.explain_words import READ, answer, bounds, coverage, proof, runs, serial, tried, utc
 from heliograph.cli.options import a_day, config_option, json_option, one_of, print_json
 from heliograph.core.daily import day_of
 from heliograph.core.errors import UsageError
@@ -215,6 +215,9 @@ def _submitted(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"    answer {utc(one['changed'])}: {answer(one)}"
         if one["remedy"] and one["state"] not in ("accepted", "confirmed"):
             yield f"    next: {one['remedy']}"
+        if one["attempts"]:
+            yield "    what was tried"
+        yield from (f"      {tried(each)}" for each in one["attempts"])
 
 
 def _evidence(found: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from heliograph import __version__
-from heliograph.cli.explain_words import READ, answer, bounds, coverage, proof, runs, serial, utc
+from heliograph.cli.explain_words import READ, answer, bounds, coverage, proof, runs, serial, tried, utc
 from heliograph.core.figures import kwh
 from heliograph.core.readings import Reading
 from heliograph.work.explain import longest
@@ -296,6 +296,9 @@ def _submissions(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"<p>Answer {utc(one['changed'])}: {escape(answer(one))}</p>"
         if one["remedy"] and one["state"] not in ("accepted", "confirmed"):
             yield f"<p><b>Next:</b> {escape(one['remedy'])}</p>"
+        if one["attempts"]:
+            items = "".join(f"<li>{escape(tried(each))}</li>" for each in one["attempts"])
+            yield f'<p class="quiet">What was tried</p><ul class="quiet">{items}</ul>'
         yield "</section>"
 
 

@@ -98,6 +98,21 @@ def answer(one: Mapping[str, Any]) -> str:
     return "; ".join(part for part in (rule, process, STATES[one["state"]]) if part)
 
 
+def tried(one: Mapping[str, Any]) -> str:
+    """One record of what was tried, in one line."""
+    when = utc(one["at"]) + (f" to {utc(one['last'])}, {one['times']} times" if one["times"] > 1 else "")
+    request = f" (request {one['claim']})" if one["claim"] is not None and one["asked"] != "person" else ""
+    words = f": {one['answer']}" if one["answer"] else ""
+    return f"{when}: {ASKED[one['asked']]}{request}, {one['rule'] or 'no rule'}{words}; {one['state']} from there on"
+
+
+ASKED = {
+    "send": "sent",
+    "follow": "asked what became of it",
+    "read-back": "read back",
+    "device": "looked at what the platform knows of the device",
+    "person": "a person decided",
+}
 STATES = {
     "due": "it waits for its turn",
     "unclear": "it may or may not have arrived, and is asked about before anything is sent again",

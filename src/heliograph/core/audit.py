@@ -28,6 +28,8 @@ MapOf = Callable[[str, Mapping[str, tuple[str, str]]], MeterMap | None]
 """The map of a digest from (name, text) by digest; None where the texts are not those of the digest."""
 
 FINAL = "confirmed"
+# What a decision of a person may make of a day on its way to a platform.
+DECIDED = {"retry": ("due", "unclear"), "set-aside": ("rejected",)}
 MOST_FINDINGS = 100
 
 
@@ -97,6 +99,7 @@ class Audit:
         self._seams: dict[str, list[Seam]] = {}
         self._days: set[tuple[str, str]] = set()
         self._final: set[tuple[str, str, str]] = set()
+        self._aside: set[tuple[str, str, str]] = set()
 
     def feed(self, line: bytes) -> None:
         self._number += 1
@@ -242,6 +245,8 @@ class Audit:
                 self._day(body)
             case "verdict":
                 self._verdict(body)
+            case "decision":
+                self._decision(body)
 
     def _meter(self, name: str) -> MeterSum:
         return self.report.meters.setdefault(name, MeterSum())
@@ -316,12 +321,31 @@ class Audit:
                 row = (body["uplink"], meter, day)
                 if row in self._final:
                     self._find(f"{body['uplink']}: {meter} {day} was confirmed before")
+                if row in self._aside:
+                    self._find(f"{body['uplink']} answered about {meter} {day}, which was set aside")
                 if body["state"] == FINAL:
                     self._final.add(row)
                     confirmed = self._meter(meter).confirmed
                     confirmed[body["uplink"]] = confirmed.get(body["uplink"], 0) + 1
         if body["request"] is not None:
             self._requests.setdefault(body["request"]["sha256"], self._number)
+
+    def _decision(self, body: dict[str, Any]) -> None:
+        """What a person decided: about closed days that are not confirmed; a retry undoes a set-aside."""
+        what, uplink = body["decision"], body["uplink"]
+        if body["state"] not in DECIDED.get(what, ()):
+            self._find(f"nobody can decide {what} so that days at {uplink} are {body['state']}")
+        for meter, rows in body["meters"].items():
+            for day in rows["days"]:
+                if (meter, day) not in self._days and not self._partial(meter, day):
+                    self._find(f"somebody decided about {meter} {day}, which was not closed")
+                row = (uplink, meter, day)
+                if row in self._final:
+                    self._find(f"{uplink}: {meter} {day} was confirmed before somebody decided {what}")
+                if what == "set-aside":
+                    self._aside.add(row)
+                else:
+                    self._aside.discard(row)
 
     def _partial(self, meter: str, day: str) -> bool:
         """Whether the pack was not asked for this day: a batch carries other meters and days too."""

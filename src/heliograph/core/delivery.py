@@ -8,18 +8,83 @@ from datetime import date, datetime, timedelta
 from typing import Literal
 
 State = Literal["due", "unclear", "accepted", "confirmed", "rejected", "held"]
+By = Literal["claim", "platform", "person"]
+"""Who moves a row: the claim before a request, what a platform answered, or somebody who decided."""
 
-# What may follow what. A claim makes a row unclear before the first byte leaves, so that a power cut
-# looks like a time-out; only evidence moves it on.
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One way from a state to the next, and why it is taken."""
+
+    by: tuple[By, ...]
+    why: str
+
+
+# What may follow what; the store moves no row in any other way, and the diagram in src/heliograph/README.md is made
+# from this. A claim makes a row unclear before the first byte leaves, so that a power cut looks like a time-out; only
+# evidence moves it on. No wish of a person moves what may have arrived.
 FOLLOWS: dict[State, frozenset[State]] = {
-    # A person, or what the platform knows of a device, may set a day aside before it was ever sent.
     "due": frozenset({"unclear", "held", "rejected"}),
     "unclear": frozenset({"due", "accepted", "confirmed", "rejected", "held"}),
     "accepted": frozenset({"confirmed", "unclear", "due", "rejected", "held"}),
-    "rejected": frozenset({"due", "held"}),
-    "held": frozenset({"due"}),
+    "rejected": frozenset({"due", "unclear"}),
+    "held": frozenset({"due", "unclear", "rejected"}),
     "confirmed": frozenset(),
 }
+WHY: dict[tuple[State, State], Edge] = {
+    ("due", "unclear"): Edge(("claim",), "claimed, so it may have left"),
+    ("due", "held"): Edge(("platform",), "somebody has to act first, by what is known of the device"),
+    ("due", "rejected"): Edge(("platform", "person"), "set aside by what is known of the device, or by a person"),
+    ("unclear", "accepted"): Edge(("platform",), "the platform said yes"),
+    ("unclear", "confirmed"): Edge(("platform",), "read back the same"),
+    ("unclear", "due"): Edge(("platform",), "not there, or refused for now"),
+    ("unclear", "rejected"): Edge(("platform",), "refused in words no retry cures"),
+    ("unclear", "held"): Edge(("platform",), "another value is there, or somebody has to act first"),
+    ("accepted", "confirmed"): Edge(("platform",), "read back the same, or its process ended well"),
+    ("accepted", "unclear"): Edge(("platform",), "its process failed, or did not end in 24 h"),
+    ("accepted", "due"): Edge(("platform",), "read back, and not there"),
+    ("accepted", "rejected"): Edge(("platform",), "refused after all, in words no retry cures"),
+    ("accepted", "held"): Edge(("platform",), "another value is there"),
+    ("rejected", "due"): Edge(("person",), "retry of what is known not to be there"),
+    ("rejected", "unclear"): Edge(("person",), "retry, read back first"),
+    ("held", "due"): Edge(("person",), "retry of what is known not to be there"),
+    ("held", "unclear"): Edge(("person",), "retry, read back first"),
+    ("held", "rejected"): Edge(("person",), "set aside"),
+}
+# How a row begins.
+BEGINS: dict[State, str] = {
+    "due": "the day is closed",
+    "unclear": "closed again after the store was lost, so it may have been sent",
+}
+MEANS: dict[State, str] = {
+    "due": "closed, waits for its turn",
+    "unclear": "it may or may not have arrived; read back, never sent again blindly",
+    "accepted": "the platform said yes, and has not shown it yet",
+    "confirmed": "read back the same, or its process ended well",
+    "rejected": "refused in words no retry cures, or set aside (rule `aside/...`): then it stops no later day",
+    "held": "the platform holds another value, or somebody has to act first",
+}
+
+
+def follows(state: State, to: State, by: By) -> bool:
+    return to in FOLLOWS[state] and by in WHY[state, to].by
+
+
+def is_aside(state: State, rule: str) -> bool:
+    return state == "rejected" and rule.startswith(ASIDE)
+
+
+def diagram() -> str:
+    """The table above as a Mermaid state diagram, which is readable as it stands."""
+    lines = ["stateDiagram-v2"]
+    lines += [f"    [*] --> {state}: {why}" for state, why in BEGINS.items()]
+    for state in FOLLOWS:
+        for to in (to for to in FOLLOWS if to in FOLLOWS[state]):
+            who = " (a person)" if WHY[state, to].by == ("person",) else ""
+            lines.append(f"    {state} --> {to}: {WHY[state, to].why}{who}")
+    lines += [f"    {state} --> [*]" for state, after in FOLLOWS.items() if not after]
+    return "\n".join(lines) + "\n"
+
 
 FLOOR = timedelta(seconds=60)
 CAP = timedelta(minutes=15)
@@ -95,8 +160,6 @@ class Verdict:
     """The platform itself said that it is asked too often, perhaps by many others."""
     at_once: bool = False
     """Due, and nothing is to be waited for: the next request is another one."""
-    token: bool = False
-    """A pause for want of a good token: it ends as soon as somebody has put another one in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +170,12 @@ class Note:
     alarm: bool
 
 
-# Rules that a person or this gateway gave a row, rather than a platform. A row that is set aside stops nobody.
+# Rules that a person or this gateway gave a row, rather than a platform. A row that is set aside is rejected and stops
+# nobody.
 HISTORY = "history"
 ASIDE = "aside/"
+BY_PERSON = "aside/person"
+RETRY = "retry"
 
 
 def as_history(row: DayRow) -> bool:
@@ -186,6 +252,105 @@ def room(counted_until: Sequence[float], now: float, per_minute: int) -> int:
     a clock that is never set.
     """
     return max(0, per_minute - sum(until > now for until in counted_until))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a row by the wish of a person."""
+
+    state: State
+    rule: str
+    how: str
+    """In words, for whoever is asked whether that is meant."""
+
+
+# Refusals of a platform that come before anything is stored (D-REC sheet §6.5, §6.8): the day cannot be there.
+NEVER_STORED = frozenset({"E1", "E2", "H3", "H5", "H6", "E-5007", "E-5008"})
+# A platform that has no read-back was asked (REDEX): only a person can look a day up.
+NO_READ_BACK = frozenset({"B404", "B405"})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What has to be known about a row before a person may move it."""
+
+    elsewhere: bool
+    """It may have been sent by a store that was lost."""
+    overtaken: date | None
+    """The first later day that was sent, where order is the rule."""
+    refused: str
+    """The rule of the platform's newest answer."""
+    history: bool
+    """It went as History when it went last."""
+
+
+def retried(row: DayRow, standing: Standing, *, history: bool, not_there: bool) -> Decision | str:
+    """What a wish to try a day again does to its row, or why it does nothing.
+
+    `history`: as a read of the time before the device was registered. `not_there`: a person looked it up.
+    """
+    match row.state:
+        case "unclear" | "accepted":
+            return f"it is {row.state}: it may be there, so it is read back by itself and never sent again on a wish"
+        case "confirmed":
+            return "the platform has confirmed it"
+        case "due" if not history:
+            return "it waits for its turn already"
+    as_it_was = standing.history and not history
+    if standing.overtaken is not None and not history and not as_it_was:
+        return f"{standing.overtaken} was sent after it, and this platform takes no day behind a later one"
+    known = row.state == "due" or (row.claim is None and not standing.elsewhere)
+    rule = HISTORY if history or as_it_was else RETRY
+    if not_there:
+        if standing.refused not in NO_READ_BACK:
+            return "the platform can be asked whether it has it, so it is asked; leave --not-there out"
+        return Decision("due", rule, "sent again without reading it back, for you say that it is not there")
+    if history and (known or bare_rule(standing.refused.removeprefix(ASIDE)) in NEVER_STORED):
+        return Decision("due", rule, "sent as a History read, of the time before the device was registered")
+    if history and not standing.history:
+        # As History it would be looked for among the History reads only, and it may be among the others.
+        return "it may be there already; first retry it without --as-history, so that it is read back"
+    if known:
+        return Decision("due", rule, "sent with the next round; it was never sent before")
+    return Decision("unclear", rule, "read back first, and sent again only if the platform holds nothing")
+
+
+def set_aside(row: DayRow, *, ordered: bool) -> Decision | str:
+    """What a wish to let a day go does to its row, or why it does nothing."""
+    match row.state:
+        case "unclear" | "accepted":
+            return f"it is {row.state}: it may be there, so it is read back first"
+        case "confirmed":
+            return "the platform has confirmed it"
+        case "rejected" if row.last_rule == BY_PERSON:
+            return "it is set aside already"
+    how = "not delivered, and it stops no later day"
+    if ordered:
+        how += "; its energy is part of no later Delta either (with Aggregate the running total goes on over it)"
+    return Decision("rejected", BY_PERSON, how)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A device that waits: one day of it has to be decided before later ones may leave, for order is the rule there."""
+
+    uplink: str
+    meter: str
+    day: date
+    why: str
+    later: int
+    """Days that wait behind it."""
+    todo: str
+
+    def __str__(self) -> str:
+        days = f"{self.later} later day{'s' if self.later != 1 else ''}"
+        return f"{self.uplink} takes no day of {self.meter} before {self.day}, and {days} wait behind it: {self.why}"
+
+
+def commands(meter: str, day: date, uplink: str) -> str:
+    """What a person can do about a row that waits for one."""
+    which = f"{meter} {day} --uplink {uplink}"
+    return f"heliograph backlog retry {which}, or to let it go: heliograph backlog set-aside {which}"
 
 
 def judge(row: DayRow, found: ReadBack, now: datetime, absent_after: timedelta) -> Verdict | None:

@@ -16,7 +16,7 @@ from heliograph.core.quantity import find
 from heliograph.core.readings import Reading
 from heliograph.core.registers import MeterMap, Order
 
-Kind = Literal["config", "commission", "day", "held", "release", "seam", "verdict", "restored"]
+Kind = Literal["config", "commission", "day", "held", "release", "seam", "verdict", "decision", "restored"]
 
 
 def reading(one: Reading, seams: Sequence[Seam]) -> dict[str, Any]:
@@ -108,6 +108,14 @@ def verdict(
         "request": dict(request) if request is not None else None,
         "meters": rows,
     }
+
+
+def decision(
+    uplink: str, what: str, state: str, rule: str, because: str, days: Iterable[tuple[str, str, date]]
+) -> dict[str, Any]:
+    """What a person decided about days on their way to a platform: (meter, remote id, day) of every row."""
+    said = verdict(uplink, state, rule, because, None, None, days)
+    return {"decision": what, "because": because} | {key: said[key] for key in ("uplink", "state", "rule", "meters")}
 
 
 def index_wh(

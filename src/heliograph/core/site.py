@@ -16,6 +16,10 @@ class Report:
     uplink: str
     remote_id: str
     offset: timedelta = timedelta(0)
+    ordered: bool = False
+    """The platform takes no day of a device behind a later one (ports.Uplink.ordered)."""
+    history: bool = False
+    """It takes days before the device was registered, in a form of their own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,14 @@ CONTRADICTIONS: dict[str, str] = {
         " WHERE meter.last NOT NULL AND (reading.id IS NULL OR reading.meter <> meter.id)"
     ),
 }
+# Of tables that an older store does not have before it is opened.
+SINCE_V5: dict[str, str] = {
+    "an attempt is about nothing": (
+        "SELECT attempt.id FROM attempt LEFT JOIN outbox ON outbox.id = attempt.first"
+        " WHERE outbox.id IS NULL OR outbox.uplink <> attempt.uplink OR attempt.last < attempt.at OR times < 1"
+        " OR attempt.rows NOT GLOB '[0-9]*' OR attempt.rows GLOB '*[^-0-9,/]*'"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,7 @@ def fault(database: sqlite3.Connection) -> str:
         columns = "DISTINCT function, doubt" if name == "reading" else "*"
         for _ in database.execute(f"SELECT {columns} FROM {name}"):
             pass
-    for what, query in CONTRADICTIONS.items():
+    for what, query in {**CONTRADICTIONS, **(SINCE_V5 if "v5" in applied else {})}.items():
         if (row := database.execute(query + " LIMIT 1").fetchone()) is not None:
             return f"{what} ({row[0]})"
     if (row := database.execute("PRAGMA foreign_key_check").fetchone()) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -12,9 +13,23 @@ from typing import Any, cast
 
 from heliograph.core import chain as links
 from heliograph.core import entries
-from heliograph.core.delivery import FOLLOWS, DayRow, Parcel, State, Verdict
+from heliograph.core.delivery import (
+    BY_PERSON,
+    HISTORY,
+    RETRY,
+    Blocked,
+    DayRow,
+    Decision,
+    Parcel,
+    State,
+    Verdict,
+    as_history,
+    commands,
+    follows,
+)
 from heliograph.core.errors import StoreError
 from heliograph.core.site import Report
+from heliograph.store.attempts import Asked, Attempts
 from heliograph.store.chain import Chain
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
@@ -68,12 +83,12 @@ class Outbox:
         self._readings = readings
         self._journal = journal
         self._chain = chain
+        self.attempts = Attempts(connection)
 
     def queue(self, meter: str, report: Report, now: datetime) -> int:
         """Rows for closed days of a meter that have none yet: a day just closed, or all when an uplink is added."""
-        known = self._journal.learned(RECOVERY)
-        # Up to a restore a day may have been sent by the store that was lost.
-        doubted = -1 if known is None else micros(now) if known["at"] is None else known["at"]
+        lost = self.lost_until(now)
+        doubted = -1 if lost is None else micros(lost)
         with self._db.writing():
             cursor = self._db.execute(
                 "INSERT INTO outbox (uplink, day, meter, date, remote_id, state, due, changed)"
@@ -93,6 +108,13 @@ class Outbox:
                 ),
             )
             return cursor.rowcount
+
+    def lost_until(self, now: datetime) -> datetime | None:
+        """Up to a restore a day may have been sent by the store that was lost; None where none ever was."""
+        known = self._journal.learned(RECOVERY)
+        if known is None:
+            return None
+        return now if known["at"] is None else moment(known["at"])
 
     _ROW = (
         "SELECT outbox.*, meter.name AS meter_name, day.period_wh, day.total_wh, o.at AS start_at, c.at AS end_at,"
@@ -125,7 +147,8 @@ class Outbox:
 
         A device's rows stop at the first one that is unclear or not yet due, for days go in order. Where the
         platform insists on order, a rejected or held row and a held day stop them too; elsewhere they are passed by,
-        but a day that was only taken for processing may yet fail, so later ones wait for it.
+        but a day that was only taken for processing may yet fail, so later ones wait for it. A row that is set aside
+        stops nobody.
         """
         if ordered:
             stops = self._db.all(
@@ -210,7 +233,10 @@ class Outbox:
                     (claim, micros(look), micros(now), row.id),
                 )
                 if changed.rowcount != 1:
-                    raise StoreError(f"{row.meter} {row.day} was claimed twice", hint="Report this; nothing was sent.")
+                    raise StoreError(
+                        f"{row.meter} {row.day} is not due any more, so it is not claimed",
+                        hint="Nothing was sent; the next round looks anew.",
+                    )
         note_claim(self._db.folder, claim)
         return claim
 
@@ -226,9 +252,12 @@ class Outbox:
         )
         return [self._row(row) for row in rows]
 
-    def settle(self, verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime) -> None:
+    def settle(
+        self, verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime, *, asked: Asked = "send"
+    ) -> None:
         """What answers meant for rows: (row id, verdict, when to look or try again)."""
         moved: dict[tuple[Any, ...], list[tuple[str, str, date]]] = {}
+        answers: dict[tuple[str, int | None, tuple[State, str, str, str]], list[int]] = {}
         with self._db.writing():
             for id, verdict, due in verdicts:
                 row = self._db.one(
@@ -239,8 +268,11 @@ class Outbox:
                 if row is None:
                     raise StoreError(f"outbox row {id} is not in the store", hint="Report this.")
                 state: State = row["state"]
-                if verdict.state != state and verdict.state not in FOLLOWS[state]:
-                    raise StoreError(f"outbox row {id}: {state} cannot become {verdict.state}", hint="Report this.")
+                if verdict.state != state and not follows(state, verdict.state, "platform"):
+                    what = f"{row['name']} {row['date']} at {row['uplink']} is {state}"
+                    raise StoreError(
+                        f"{what}, which no answer turns into {verdict.state}", hint="Report this; nothing was changed."
+                    )
                 self._db.execute(
                     "UPDATE outbox SET state = ?, rule = ?, answer = ?, remedy = ?, due = ?, changed = ?,"
                     " process_id = coalesce(?, process_id) WHERE id = ?",
@@ -255,6 +287,8 @@ class Outbox:
                         id,
                     ),
                 )
+                result = (verdict.state, verdict.rule, verdict.text, verdict.remedy)
+                answers.setdefault((row["uplink"], row["claim"], result), []).append(id)
                 if verdict.state in ("rejected", "held") and verdict.state != state:
                     text = f"{verdict.rule} {verdict.text}"
                     self._journal.event(now, verdict.state, f"{row['uplink']} {row['date']}", text)
@@ -265,6 +299,102 @@ class Outbox:
             for (uplink, became, rule, text, process, claim), rows in moved.items():
                 content = entries.verdict(uplink, became, rule, text, process, self._request(claim), rows)
                 self._chain.append("verdict", now, content)
+            for (uplink, claim, result), ids in answers.items():
+                self.attempts.record(ids, now, asked, uplink, claim, result)
+
+    def decide(
+        self, what: str, uplink: str, wishes: Iterable[tuple[DayRow, Decision]], because: str, now: datetime
+    ) -> None:
+        """What a person decided about rows that nobody else moves, all of it or nothing."""
+        decided: dict[tuple[State, str], list[DayRow]] = {}
+        with self._db.writing():
+            for row, wish in wishes:
+                if wish.state != row.state and not follows(row.state, wish.state, "person"):
+                    raise StoreError(
+                        f"{row.meter} {row.day} at {uplink} is {row.state}, which no person turns into {wish.state}",
+                        hint="Nothing was changed. What may have arrived is read back by itself: heliograph backlog",
+                    )
+                changed = self._db.execute(
+                    "UPDATE outbox SET state = ?, rule = ?, answer = ?, remedy = '', due = ?, changed = ?"
+                    " WHERE id = ? AND state = ? AND rule = ?",
+                    (wish.state, wish.rule, because, micros(now), micros(now), row.id, row.state, row.last_rule),
+                )
+                if changed.rowcount != 1:
+                    raise StoreError(
+                        f"{row.meter} {row.day} at {uplink} has just become another one",
+                        hint="Nothing was changed. Look again: heliograph backlog",
+                    )
+                decided.setdefault((wish.state, wish.rule), []).append(row)
+            for (state, rule), rows in decided.items():
+                days = [(row.meter, row.remote_id, row.day) for row in rows]
+                self._chain.append("decision", now, entries.decision(uplink, what, state, rule, because, days))
+                for claim in {row.claim for row in rows}:
+                    ids = [row.id for row in rows if row.claim == claim]
+                    self.attempts.record(ids, now, "person", uplink, claim, (state, rule, because, ""))
+
+    def rows(self, uplink: str, meter: str, first: date, last: date) -> list[DayRow]:
+        """Rows of a meter from one day to another, in whatever state."""
+        rows = self._db.all(
+            self._ROW + " WHERE outbox.uplink = ? AND meter.name = ? AND outbox.date BETWEEN ? AND ?"
+            " ORDER BY outbox.date",
+            [uplink, meter, first.isoformat(), last.isoformat()],
+        )
+        return [self._row(row) for row in rows]
+
+    def companions(self, row: DayRow) -> list[DayRow]:
+        """Rows that wait for a person like this one and went with the same request, itself included."""
+        rows = self._db.all(
+            self._ROW + " WHERE outbox.claim = ? AND outbox.state IN ('rejected', 'held') ORDER BY outbox.date",
+            [row.claim],
+        )
+        return [self._row(one) for one in rows]
+
+    def sent_after(self, uplink: str, meter: str, day: date) -> date | None:
+        """The first later day of a device that a platform has, or may have."""
+        row = self._db.one(
+            "SELECT min(date) AS date FROM outbox JOIN meter ON meter.id = outbox.meter WHERE outbox.uplink = ?"
+            " AND meter.name = ? AND date > ? AND state IN ('unclear', 'accepted', 'confirmed')",
+            [uplink, meter, day.isoformat()],
+        )
+        return date.fromisoformat(row["date"]) if row and row["date"] else None
+
+    def last_try(self, row: DayRow) -> tuple[str, bool]:
+        """The rule of the platform's newest answer about a row, and whether it went as History when it went last."""
+        tried = self.attempts.of([row.id]).get(row.id, [])
+        told = [one["rule"] for one in tried if one["asked"] != "person"]
+        wished = [one["rule"] for one in tried if one["asked"] == "person" and one["rule"] in (RETRY, HISTORY)]
+        return told[-1] if told else row.last_rule, as_history(row) or wished[-1:] == [HISTORY]
+
+    def blocked(self, uplink: str) -> list[Blocked]:
+        """Of a platform that insists on order: devices of which a day has to be decided before later ones leave."""
+        stops: dict[int, Blocked] = {}
+        for row in self._db.all(
+            "SELECT outbox.*, min(date) AS date, meter.name AS name FROM outbox JOIN meter ON meter.id = outbox.meter"
+            " WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed') AND state IN ('rejected', 'held')"
+            " AND rule NOT LIKE 'aside/%' AND rule NOT LIKE 'history%' GROUP BY outbox.meter ORDER BY outbox.meter",
+            [uplink],
+        ):
+            day = date.fromisoformat(row["date"])
+            why = f"{row['state']}, {row['rule']} {row['answer']}".strip()
+            todo = f"{row['remedy']} Then: {commands(row['name'], day, uplink)}".strip()
+            stops[row["meter"]] = Blocked(uplink, row["name"], day, why, 0, todo)
+        for row in self._db.all(
+            "SELECT meter, name, min(day) AS date, reason FROM held JOIN meter ON meter.id = held.meter"
+            " WHERE kind = 'held' AND released IS NULL GROUP BY meter"
+        ):
+            day = date.fromisoformat(row["date"])
+            if row["meter"] not in stops or day < stops[row["meter"]].day:
+                todo = f"Give it a figure: heliograph release {row['name']} {day}"
+                stops[row["meter"]] = Blocked(uplink, row["name"], day, f"it is held, {row['reason']}", 0, todo)
+        found = []
+        for meter, stop in stops.items():
+            waiting = self._db.one(
+                "SELECT count(*) AS n FROM outbox WHERE uplink = ? AND meter = ? AND date > ?"
+                " AND state NOT IN ('accepted', 'confirmed') AND rule NOT LIKE 'aside/%' AND rule NOT LIKE 'history%'",
+                [uplink, meter, stop.day.isoformat()],
+            )
+            found.append(replace(stop, later=waiting["n"] if waiting else 0))
+        return [stop for stop in found if stop.later or not stop.why.startswith("it is held")]
 
     def shown(
         self, uplink: str | None = None, meter: str | None = None, day: date | None = None
@@ -289,6 +419,7 @@ class Outbox:
     @staticmethod
     def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         return {
+            "row": row["id"],
             "uplink": row["uplink"],
             "meter": row["meter_name"],
             "remote_id": row["remote_id"],
@@ -309,7 +440,9 @@ class Outbox:
 
     def oldest_open(self, uplink: str) -> date | None:
         row = self._db.one(
-            "SELECT min(date) AS date FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')", [uplink]
+            "SELECT min(date) AS date FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
+            " AND rule NOT LIKE 'aside/%'",
+            [uplink],
         )
         return date.fromisoformat(row["date"]) if row and row["date"] else None
 
@@ -317,9 +450,18 @@ class Outbox:
         """The newest row that was refused, or failed and waits: what a person should read first."""
         return self._db.one(
             "SELECT state, rule, answer, remedy FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
-            " AND rule <> '' ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
+            " AND rule NOT IN ('', 'aside/person') ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
             [uplink],
         )
+
+    def decided_aside(self, uplink: str) -> int:
+        """Rows that a person has set aside: they need nobody any more."""
+        row = self._db.one(
+            "SELECT count(*) AS n FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
+            " AND state = 'rejected' AND rule = ?",
+            [uplink, BY_PERSON],
+        )
+        return int(row["n"]) if row else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows per uplink and state."""

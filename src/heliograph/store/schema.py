@@ -254,6 +254,33 @@ def v4(db: Database) -> None:
         db.execute(statement)
 
 
+_ATTEMPTS = """
+-- What was tried with rows of the outbox, and what came of it: one record for all rows of an answer.
+CREATE TABLE attempt (
+    id INTEGER PRIMARY KEY,
+    uplink TEXT NOT NULL,
+    first INTEGER NOT NULL,         -- lowest of the rows
+    rows TEXT NOT NULL,             -- of the outbox: "7", "7-3006", "7-13/2", with commas between
+    asked TEXT NOT NULL,            -- send, follow, read-back, device; person: somebody decided
+    claim INTEGER REFERENCES claim, -- the newest request it was about
+    at INTEGER NOT NULL,
+    last INTEGER NOT NULL,          -- the same came again until then
+    times INTEGER NOT NULL,
+    state TEXT NOT NULL,            -- of the rows from there on
+    rule TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    remedy TEXT NOT NULL
+) STRICT;
+CREATE INDEX attempt_first ON attempt (first);
+"""
+
+
+@migrations()
+def v5(db: Database) -> None:
+    for statement in _statements(_ATTEMPTS):
+        db.execute(statement)
+
+
 def _statements(script: str) -> list[str]:
     import sqlite3
 

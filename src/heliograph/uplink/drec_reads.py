@@ -91,8 +91,7 @@ def refusal(answer: Answer, read_type: str, now: datetime) -> Verdict:
     rule = classify(answer, read_type)
     pause = rule.account or rule.action == "AUTH" or answer.status == 429
     wait = answer.retry_after(now) or (LATER if rule.account else FLOOR)
-    told = Verdict("unclear", rule.id, answer.words(), rule.remedy, wait, pause_all=pause, busy=answer.status == 429)
-    return replace(told, token=rule.action == "AUTH")
+    return Verdict("unclear", rule.id, answer.words(), rule.remedy, wait, pause_all=pause, busy=answer.status == 429)
 
 
 def only_a_baseline(exchange: Callable[..., Exchange], name: str) -> bool:

@@ -17,6 +17,7 @@ from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
 from heliograph.work.close_days import Rules, around, estimated_wh
+from heliograph.work.decide import decide
 
 Split = Literal["daylight", "time", "carry"]
 _HOW: dict[Split, str] = {
@@ -245,6 +246,8 @@ def carry_out(
             hint="Wait for the network and NTP (timedatectl), then say it again. Nothing is lost meanwhile.",
         )
     now = clock.now()
+    if what in ("retry", "set-aside"):
+        return decide(meter, what, wish, store, now)
     if what == "seam":
         seam = Seam(
             meter.id,

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 
 import structlog
@@ -18,6 +18,7 @@ from heliograph.core import delivery
 from heliograph.core.delivery import DayRow, ReadBack, Unknown, Verdict
 from heliograph.ports import Clock, Uplink
 from heliograph.store import Store
+from heliograph.store.attempts import Asked
 
 log = structlog.get_logger()
 
@@ -38,7 +39,7 @@ class Pace:
     clock: Clock
     ends: float = -math.inf
     """Of the pause, since boot."""
-    why: Verdict | None = None
+    reason: str = ""
     away: int = 0
     """Failures in a row, of the platform or of the way to it."""
     busy: int = 0
@@ -49,6 +50,8 @@ class Pace:
     """Meters whose latest request got no answer of any use, and since when; others go first."""
     news: int = 0
     """Requests without such an answer since the last one that had one, known troubles left out."""
+    waits: set[tuple[str, date]] = field(default_factory=set)
+    """Devices and days that wait for somebody to decide; each is said once."""
 
     @property
     def paused_until(self) -> datetime | None:
@@ -59,9 +62,9 @@ class Pace:
     def open(self) -> bool:
         return self.clock.since_boot() >= self.ends
 
-    def pause(self, until: datetime, why: Verdict) -> None:
+    def pause(self, until: datetime, reason: str) -> None:
         self.ends = max(self.clock.since_boot() + (until - self.clock.now()).total_seconds(), self.ends)
-        self.why = why
+        self.reason = reason
 
     def heed(self, answers: Iterable[ReadBack], chance: float = 0.5) -> None:
         """The pause that answers ask for where no row is settled by them."""
@@ -77,7 +80,7 @@ class Pace:
         self.crowded = self.crowded or self.away > 0
         busy = self.busy if verdict.busy else 0
         wait = delivery.leave_alone(self.away, busy, verdict.wait, chance, crowded=self.crowded)
-        self.pause(now + wait, verdict)
+        self.pause(now + wait, verdict.text or verdict.rule)
 
     def heard(self, meters: set[str]) -> None:
         """The platform told something about these meters, so it is there."""
@@ -108,16 +111,14 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
     """One round: what became of earlier requests first, then as many new ones as may leave."""
     if not clock.trusted():
         return
-    if not pace.open() and pace.why is not None and pace.why.token and uplink.token_changed():
-        log.info("token_changed", uplink=uplink.name)
-        pace.ends = -math.inf
     follow(uplink, store, clock, pace, jitter)
     read_back(uplink, store, clock, pace, jitter)
+    tell_blocked(uplink, store, pace)
     while free(uplink, pace):
         rows = store.outbox.candidates(uplink.name, clock.now(), ordered=uplink.ordered, limit=ROWS)
         rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
         if rows and (early := uplink.prepare(rows)):
-            _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early, answered=None)
+            _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early, "device")
             continue
         parcel = uplink.pack(rows) if rows else None
         if parcel is None:
@@ -132,8 +133,18 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
         verdicts = uplink.send(parcel)
         sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
         answered = any(verdict.state != "unclear" for verdict in verdicts.values())
-        if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, answered=answered):
+        if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, "send", answered=answered):
             return
+
+
+def tell_blocked(uplink: Uplink, store: Store, pace: Pace) -> None:
+    """Where order is the rule, one refused day stops its device: said once, loudly, with what to do."""
+    waits = store.outbox.blocked(uplink.name) if uplink.ordered else []
+    for one in waits:
+        if (one.meter, one.day) not in pace.waits:
+            about = {"uplink": one.uplink, "meter": one.meter, "day": str(one.day), "later": one.later}
+            log.error("device_waits", **about, why=one.why, hint=one.todo)
+    pace.waits = {(one.meter, one.day) for one in waits}
 
 
 def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Callable[[], float]) -> None:
@@ -154,7 +165,7 @@ def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Calla
             if late and verdicts[row.id].state == "accepted":
                 text = f"process {row.process_id} was not finished after 24 h; the day is read back"
                 verdicts[row.id] = replace(verdicts[row.id], state="unclear", rule="unconfirmed", text=text)
-        if not _settle(uplink, store, clock, pace, jitter, same, verdicts, answered=answered):
+        if not _settle(uplink, store, clock, pace, jitter, same, verdicts, "follow", answered=answered):
             return
 
 
@@ -174,7 +185,7 @@ def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Ca
             verdict = delivery.judge(row, found[row.id], now, uplink.absent_after) if row.id in found else None
             verdicts[row.id] = verdict or Verdict(row.state, row.last_rule or "waiting", "not yet at the platform")
         answered = not all(isinstance(one, Unknown) and one.verdict.state != "held" for one in found.values())
-        if not _settle(uplink, store, clock, pace, jitter, same, verdicts, answered=answered):
+        if not _settle(uplink, store, clock, pace, jitter, same, verdicts, "read-back", answered=answered):
             return
 
 
@@ -186,8 +197,9 @@ def _settle(
     jitter: Callable[[], float],
     rows: Sequence[DayRow],
     verdicts: Mapping[int, Verdict],
+    asked: Asked,
     *,
-    answered: bool | None,
+    answered: bool | None = None,
 ) -> bool:
     """Writes down what the answers meant and when to look or try again; whether the round may go on.
 
@@ -209,8 +221,8 @@ def _settle(
     for row in rows:
         verdict = delivery.marked(row, verdicts[row.id])
         match verdict.state:
-            case "due" if verdict.at_once or verdict.token:
-                due = now  # a pause for the token holds all back, and ends as soon as there is another one
+            case "due" if verdict.at_once:
+                due = now
             case "due" if verdict.pause_all:
                 due = pace.paused_until or now
             case "due":
@@ -220,7 +232,7 @@ def _settle(
             case _:
                 due = now
         settled.append((row.id, verdict, due))
-    store.outbox.settle(settled, now)
+    store.outbox.settle(settled, now, asked=asked)
     for (state, rule, text, remedy), count in Counter(
         (verdict.state, verdict.rule, verdict.text, verdict.remedy)
         for row in rows

@@ -734,8 +734,11 @@ _SUBMISSION = (
 
 def _submissions(day: Day, case: _Case) -> list[dict[str, Any]]:
     found = []
-    for row in case.store.outbox.shown(meter=case.meter, day=case.day):
+    rows = case.store.outbox.shown(meter=case.meter, day=case.day)
+    tried = case.store.outbox.attempts.of([row["row"] for row in rows])
+    for row in rows:
         entry: dict[str, Any] = {key: row[key] for key in _SUBMISSION}
+        entry["attempts"] = tried.get(row["row"], [])
         found.append(
             entry | {"path": "", "body_bytes": None, "body_sha256": "", "excerpt": "", "figures": [], "together": []}
         )

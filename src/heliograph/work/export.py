@@ -89,7 +89,7 @@ class _Wanted:
             case "held" | "release":
                 named = (one["day"] if isinstance(one, dict) else one for one in content["days"])
                 days = [(content["meter"], day) for day in named]
-            case "verdict":
+            case "verdict" | "decision":
                 days = [(meter, day) for meter, rows in content["meters"].items() for day in rows["days"]]
             case _:
                 return False
@@ -97,7 +97,7 @@ class _Wanted:
 
     def __call__(self, content: dict[str, Any]) -> bool:
         match content["kind"]:
-            case "day" | "held" | "release" | "verdict" | "commission":
+            case "day" | "held" | "release" | "verdict" | "decision" | "commission":
                 return self.dated(content)
             case "seam":
                 return content["meter"] in self._meters

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from heliograph import __version__
 from heliograph.core import daily, durations
 from heliograph.core.chain import fingerprint
+from heliograph.core.delivery import Blocked
 from heliograph.core.errors import StoreError
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import continuous
@@ -63,6 +64,10 @@ class UplinkHealth:
     remedy: str
     token_until: datetime | None
     """When a token ends that does not renew itself; known only to the running daemon."""
+    aside: int = 0
+    """Days among the rejected ones that a person has set aside; they need nobody any more."""
+    waits: tuple[Blocked, ...] = ()
+    """Where order is the rule: devices that wait for a decision about one day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +106,6 @@ class Health:
     """What needs attention, in words, with the next step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Why nothing is sent to a platform for a while, and what to do about it."""
-
-    text: str
-    remedy: str
-    alarm: bool
-    """False where it passes by itself in normal life."""
-
-
 @dataclass
 class Live:
     """What only the running daemon knows; nothing here is evidence."""
@@ -119,7 +114,7 @@ class Live:
     at: dict[str, datetime] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     buses: dict[str, BusCounters] = field(default_factory=dict)
-    pauses: dict[str, Pause | None] = field(default_factory=dict)
+    pauses: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, datetime | None] = field(default_factory=dict)
     """When the tokens end that somebody has to replace."""
     clock: str = ""
@@ -143,7 +138,11 @@ def health(
         shown = tuple(_meter(meter, store, now, rules, live) for meter in meters)
         held = store.days.held()
         counts = store.outbox.counts()
-        uplinks = tuple(_uplink(name, store, counts.get(name, {}), live) for name in sorted(names | set(counts)))
+        ordered = {report.uplink for meter in meters for report in meter.reports if report.ordered}
+        uplinks = tuple(
+            _uplink(name, store, counts.get(name, {}), live, ordered=name in ordered)
+            for name in sorted(names | set(counts))
+        )
         proof, losses = _proof(store), _losses(store, live)
     except StoreError as error:
         if live is None:
@@ -172,7 +171,6 @@ def health(
             *([storage] if storage else []),
             *losses,
             *_alarms(shown, uplinks, len(waiting), now if trusted else None, live.clock if live else ""),
-            *_pauses(live),
         ),
     )
 
@@ -286,18 +284,18 @@ def _proof(store: Store) -> ProofHealth:
     return ProofHealth(entries, key, shown, last.seq, last.at, last.hash.hex(), last.signature.hex())
 
 
-def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None) -> UplinkHealth:
+def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None, *, ordered: bool) -> UplinkHealth:
     trouble = store.outbox.trouble(name)
-    pause = live.pauses.get(name) if live else None
+    pause = live.pauses.get(name, "") if live else ""
     return UplinkHealth(
         name,
         rows,
         store.outbox.oldest_open(name),
-        pause.text
-        if pause
-        else (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
-        pause.remedy if pause else trouble["remedy"] if trouble else "",
+        pause or (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
+        trouble["remedy"] if trouble else "",
         live.tokens.get(name) if live else None,
+        store.outbox.decided_aside(name),
+        tuple(store.outbox.blocked(name)) if ordered else (),
     )
 
 
@@ -346,16 +344,10 @@ def _alarms(
                 f"The token for {uplink.name} {ends} at {uplink.token_until:%Y-%m-%d %H:%M} UTC. Put a new one in its"
                 " place (a file is read again by itself); days wait until then, none is lost."
             )
-        if uplink.rows.get("rejected") or uplink.rows.get("held"):
-            count = uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0)
+        if count := uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0) - uplink.aside:
             found.append(f"{uplink.name} has not taken {count} days: {uplink.trouble}. Look at: heliograph backlog")
+        found += [f"{device}. {device.todo}" for device in uplink.waits]
     return found
-
-
-def _pauses(live: Live | None) -> list[str]:
-    """What keeps whole platforms from getting anything: a person has to do something about it."""
-    pauses = live.pauses if live else {}
-    return [f"{name}: {one.text}. {one.remedy}".strip() for name, one in pauses.items() if one and one.alarm]
 
 
 def as_json(health: Health) -> dict[str, Any]:

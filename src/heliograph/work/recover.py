@@ -178,7 +178,8 @@ class Recovery:
         verdicts = {id: verdict for id, verdict in verdicts.items() if verdict.state != "unclear"}
         if not verdicts:
             return
-        store.outbox.settle([(id, verdict, now) for id, verdict in verdicts.items()], now)
+        settled = [(id, verdict, now) for id, verdict in verdicts.items()]
+        store.outbox.settle(settled, now, asked="read-back")
         counts: dict[str, int] = {}
         for verdict in verdicts.values():
             counts[verdict.state] = counts.get(verdict.state, 0) + 1

@@ -1,0 +1,139 @@
+"""What waits on its way to a platform, and what a person decides about it: to try a day again, or to let it go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from heliograph.core import delivery
+from heliograph.core.delivery import Blocked, DayRow, Decision, Standing
+from heliograph.core.errors import UsageError
+from heliograph.core.site import Meter, Report
+from heliograph.store import Store
+
+MOST_WORDS = 300
+
+
+def waiting(
+    meters: Sequence[Meter], store: Store, uplink: str | None, meter: str | None, day: date | None
+) -> tuple[list[dict[str, Any]], list[Blocked]]:
+    """Rows that no platform has confirmed, with all that was tried, and the devices that wait for a decision.
+
+    With a day its rows are told also when they are confirmed.
+    """
+    if day is not None:
+        rows = store.outbox.shown(uplink, meter, day)
+    else:
+        rows = [row for row in store.outbox.backlog(uplink) if meter in (None, row["meter"])]
+    ordered = {report.uplink for one in meters for report in one.reports if report.ordered}
+    blocked = [
+        one
+        for name in sorted(ordered if uplink is None else ordered & {uplink})
+        for one in store.outbox.blocked(name)
+        if meter in (None, one.meter)
+    ]
+    behind = {(one.uplink, one.meter, one.day): one.later for one in blocked}
+    tried = store.outbox.attempts.of(row["row"] for row in rows)
+    for row in rows:
+        attempts = tried.get(row["row"], [])
+        same = [one["at"] for one in attempts if (one["state"], one["rule"]) == (row["state"], row["rule"])]
+        row["aside"] = delivery.is_aside(row["state"], row["rule"])
+        row["since"] = same[-1] if same else row["changed"]
+        row["blocks"] = behind.get((row["uplink"], row["meter"], row["day"]), 0)
+        row["attempts"] = attempts
+    return rows, blocked
+
+
+def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: datetime) -> dict[str, Any]:
+    """Carries out `retry` or `set-aside` for all rows that the wish names, or for none; with `dry` for none."""
+    first, last = date.fromisoformat(wish["first"]), date.fromisoformat(wish["last"])
+    if first > last:
+        raise UsageError(f"{first} is after {last}", hint="Write the earlier day first: 2026-03-14..2026-03-16")
+    because = " ".join(str(wish.get("because", "")).split())[:MOST_WORDS]
+    rows = _rows(meter, wish["uplink"], first, last, store)
+    found: list[tuple[str, DayRow, Decision]] = []
+    refused: dict[date, str] = {}
+    for uplink, mine in rows.items():
+        report = next((one for one in meter.reports if one.uplink == uplink), None)
+        judge = _judge(what, uplink, report, wish, store, now)
+        for row in mine:
+            decision = judge(row)
+            if isinstance(decision, Decision):
+                found.append((uplink, row, decision))
+            elif wish["uplink"] is not None or row.day not in refused:
+                refused[row.day] = f"{uplink}: {decision}"
+    decided = {row.day for _, row, _ in found}
+    for number in range((last - first).days + 1):
+        day = first + timedelta(days=number)
+        if day not in decided:
+            why = refused.get(day, "no closed day of it is on its way there")
+            raise UsageError(f"{meter.id} {day}, {why}", hint=f"Nothing was changed. heliograph backlog {meter.id}")
+    for uplink in rows:
+        _together(meter, uplink, [row for name, row, _ in found if name == uplink], store)
+    if not wish["dry"]:
+        for uplink in rows:
+            wishes = [(row, decision) for name, row, decision in found if name == uplink]
+            if wishes:
+                store.outbox.decide(what, uplink, wishes, because, now)
+    return {
+        "meter": meter.id,
+        "days": [
+            {
+                "uplink": uplink,
+                "day": str(row.day),
+                "period_wh": row.period_wh,
+                "state": row.state,
+                "rule": row.last_rule,
+                "becomes": decision.state,
+                "how": decision.how,
+            }
+            for uplink, row, decision in found
+        ],
+    }
+
+
+def _rows(meter: Meter, uplink: str | None, first: date, last: date, store: Store) -> dict[str, list[DayRow]]:
+    known = sorted({report.uplink for report in meter.reports} | set(store.outbox.counts()))
+    if uplink is not None and uplink not in known:
+        raise UsageError(f"there is no uplink {uplink}", hint=f"Uplinks: {', '.join(known) or 'none'}")
+    return {name: store.outbox.rows(name, meter.id, first, last) for name in known if uplink in (None, name)}
+
+
+def _judge(
+    what: str, uplink: str, report: Report | None, wish: Mapping[str, Any], store: Store, now: datetime
+) -> Callable[[DayRow], Decision | str]:
+    ordered = report is not None and report.ordered
+    if what == "set-aside":
+        return lambda row: delivery.set_aside(row, ordered=ordered)
+    if report is None:
+        return lambda _: "the meter does not report there any more"
+    history, not_there = bool(wish.get("as_history")), bool(wish.get("not_there"))
+    if history and not report.history:
+        return lambda _: "this platform knows no History reads; leave --as-history out"
+    lost = store.outbox.lost_until(now)
+
+    def judge(row: DayRow) -> Decision | str:
+        refused, as_history = store.outbox.last_try(row)
+        overtaken = store.outbox.sent_after(uplink, row.meter, row.day) if ordered else None
+        standing = Standing(lost is not None and row.end <= lost, overtaken, refused, as_history)
+        return delivery.retried(row, standing, history=history, not_there=not_there)
+
+    return judge
+
+
+def _together(meter: Meter, uplink: str, rows: list[DayRow], store: Store) -> None:
+    """Where order is the rule, days that went as one read are held there as their sum: they stay together."""
+    if not any(report.ordered for report in meter.reports if report.uplink == uplink):
+        return
+    chosen = {row.id for row in rows}
+    for row in rows:
+        if row.claim is None or row.state not in ("rejected", "held"):
+            continue
+        mates = store.outbox.companions(row)
+        if any(mate.id not in chosen for mate in mates):
+            days = f"{mates[0].day}..{mates[-1].day}"
+            raise UsageError(
+                f"{meter.id} {row.day} went to {uplink} in one read with other days",
+                hint=f"Nothing was changed. Name all of them: {days}",
+            )

@@ -1,0 +1,406 @@
+"""A person tries days again, or lets them go: never at the price of a day with two values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from heliograph.core import delivery
+from heliograph.core.audit import Audit
+from heliograph.core.delivery import Decision, Edge, Parcel, Verdict
+from heliograph.core.errors import HeliographError, StoreError, UsageError
+from heliograph.core.site import Meter
+from heliograph.store import Store
+from heliograph.store.connection import micros
+from heliograph.store.outbox import RECOVERY
+from heliograph.work.amend import carry_out
+from heliograph.work.decide import decide
+from heliograph.work.deliver import Pace, deliver
+from heliograph.work.health import health
+from tests.fakes import RULES, START, FakeClock, FakeUplink, a_meter
+from tests.work.test_deliver import make_store, run, states
+
+FIRST = date(2026, 3, 14)
+ALL = "2026-03-14..2026-03-16"
+
+
+def reporting(meter: str, *, ordered: bool = False, history: bool = False) -> Meter:
+    one = a_meter(meter)
+    return replace(one, reports=tuple(replace(report, ordered=ordered, history=history) for report in one.reports))
+
+
+M0 = reporting("m0")
+ORDERED = reporting("m0", ordered=True, history=True)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
+    opened = make_store(tmp_path, clock, meters=2, days=3)
+    yield opened
+    opened.close()
+
+
+def wish(days: str = "2026-03-14", **more: Any) -> dict[str, Any]:
+    first, _, last = days.partition("..")
+    return {"first": first, "last": last or first, "uplink": None, "dry": False, **more}
+
+
+def refuse(store: Store, clock: FakeClock, days: int, verdict: Verdict, *, together: bool = False) -> None:
+    """The platform refuses the first days of m0, each in a request of its own or all in one."""
+    rows = store.outbox.rows("platform", "m0", FIRST, FIRST + timedelta(days=days - 1))
+    for part in [rows] if together else [[row] for row in rows]:
+        store.outbox.claim("platform", Parcel("/x", b"{}", tuple(part)), clock.now(), clock.now())
+        store.outbox.settle([(row.id, verdict, clock.now()) for row in part], clock.now())
+
+
+def row(store: Store, day: int = 14) -> delivery.DayRow:
+    (found,) = store.outbox.rows("platform", "m0", date(2026, 3, day), date(2026, 3, day))
+    return found
+
+
+REFUSED = Verdict("rejected", "R422", "no such inverter", "register it")
+
+
+# -- trying again -----------------------------------------------------------------------------------------------------
+
+
+def test_a_day_that_was_refused_is_read_back_and_then_sent_once(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    done = decide(M0, "retry", wish(because="registered now"), store, clock.now())
+    assert [(one["becomes"], one["period_wh"]) for one in done["days"]] == [("unclear", 1000)]
+    assert (row(store).state, row(store).last_rule) == ("unclear", "retry")
+    uplink = FakeUplink()
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
+    told = store.outbox.attempts.of([row(store).id])[row(store).id]
+    assert [(one["asked"], one["state"]) for one in told] == [
+        ("send", "rejected"),
+        ("person", "unclear"),
+        ("read-back", "unclear"),  # what was sent half an hour ago may yet be stored
+        ("read-back", "due"),
+        ("send", "accepted"),
+        ("read-back", "confirmed"),
+    ]
+    assert told[1]["answer"] == "registered now"
+
+
+def test_a_day_that_is_there_after_all_is_never_sent_again(store: Store, clock: FakeClock) -> None:
+    """A refusal whose request was stored nevertheless: the road over a read-back finds it."""
+    refuse(store, clock, 1, REFUSED)
+    uplink = FakeUplink()
+    uplink.stored["STR-m0", "2026-03-14"] = (1000, 1000)
+    decide(M0, "retry", wish(), store, clock.now())
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
+
+
+def test_a_retry_that_sent_blindly_would_be_seen(
+    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above: with claimed rows going straight to due, a day arrives twice."""
+    refuse(store, clock, 1, REFUSED)
+    uplink = FakeUplink()
+    uplink.stored["STR-m0", "2026-03-14"] = (1000, 1000)
+    monkeypatch.setattr(delivery, "retried", lambda *_, **__: Decision("due", "retry", ""))
+    decide(M0, "retry", wish(), store, clock.now())
+    run(uplink, store, clock)
+    assert uplink.twice != []
+
+
+def test_a_platform_that_holds_another_value_still_holds_it(store: Store, clock: FakeClock) -> None:
+    uplink = FakeUplink()
+    uplink.stored["STR-m0", "2026-03-14"] = (1, 1)
+    uplink.script = ["dropped"]
+    run(uplink, store, clock)
+    assert row(store).state == "held" and row(store).last_rule == "differs"
+    decide(M0, "retry", wish(), store, clock.now())
+    run(uplink, store, clock)
+    assert row(store).state == "held" and uplink.twice == []
+    uplink.stored["STR-m0", "2026-03-14"] = (1000, 1000)  # it corrected its value
+    decide(M0, "retry", wish(), store, clock.now())
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
+
+
+@pytest.mark.parametrize("state", ["due", "unclear", "accepted", "confirmed"])
+@pytest.mark.parametrize("what", ["retry", "set-aside"])
+def test_what_may_be_there_is_moved_by_no_wish(store: Store, clock: FakeClock, state: str, what: str) -> None:
+    if state != "due":
+        store.outbox.claim("platform", Parcel("/x", b"{}", (row(store),)), clock.now(), clock.now())
+    if state in ("accepted", "confirmed"):
+        settled = Verdict(state, "ok")  # type: ignore[arg-type]  # both are states
+        store.outbox.settle([(row(store).id, settled, clock.now())], clock.now())
+    before = row(store)
+    if (state, what) == ("due", "set-aside"):
+        decide(M0, what, wish(), store, clock.now())
+        assert row(store).state == "rejected"
+        return
+    words = {"due": "waits for its turn", "confirmed": "has confirmed it"}.get(state, "it may be there")
+    with pytest.raises(UsageError, match=words) as told:
+        decide(M0, what, wish(), store, clock.now())
+    assert "Nothing was changed" in told.value.hint
+    assert row(store) == before
+
+
+def test_a_set_aside_that_let_an_unclear_row_be_sent_again_would_be_seen(
+    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: were an unclear row set aside, and its claim forgotten, a retry would deliver it twice."""
+    uplink = FakeUplink()
+    uplink.script = ["lost"]
+    deliver(uplink, store, clock, Pace(clock), lambda: 0.5)
+    assert row(store).state == "unclear"
+    with pytest.raises(StoreError, match="no person turns into rejected"):
+        store.outbox.decide(
+            "set-aside", "platform", [(row(store), Decision("rejected", "aside/person", ""))], "", START
+        )
+    monkeypatch.setitem(delivery.WHY, ("unclear", "rejected"), Edge(("person",), "a mistake"))
+    monkeypatch.setattr(delivery, "set_aside", lambda *_, **__: Decision("rejected", "aside/person", ""))
+    decide(M0, "set-aside", wish(ALL), store, clock.now())
+    monkeypatch.setattr(delivery, "retried", lambda *_, **__: Decision("due", "retry", ""))
+    decide(M0, "retry", wish(ALL), store, clock.now())
+    run(uplink, store, clock)
+    assert uplink.twice != []
+
+
+def test_a_day_that_never_left_is_sent_without_asking(store: Store, clock: FakeClock) -> None:
+    decide(M0, "set-aside", wish(), store, clock.now())
+    decide(M0, "retry", wish(), store, clock.now())
+    assert (row(store).state, row(store).claim) == ("due", None)
+    uplink = FakeUplink()
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
+
+
+def test_after_a_restore_a_row_without_a_claim_is_asked_about(store: Store, clock: FakeClock) -> None:
+    """It may have been sent by the store that was lost, so "never claimed" proves nothing (work/recover.py)."""
+    store.journal.learn(RECOVERY, {"at": micros(clock.now()), "done": ["m0", "m1"]})
+    decide(M0, "set-aside", wish(), store, clock.now())
+    (planned,) = decide(M0, "retry", wish(), store, clock.now())["days"]
+    assert planned["becomes"] == "unclear" and row(store).doubted
+
+
+def test_where_a_platform_cannot_be_asked_a_person_says_so(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    with pytest.raises(UsageError, match="can be asked"):
+        decide(M0, "retry", wish(not_there=True), store, clock.now())
+    decide(M0, "retry", wish(), store, clock.now())
+    store.outbox.settle([(row(store).id, Verdict("held", "B404", "no such path"), clock.now())], clock.now())
+    decide(M0, "retry", wish(not_there=True), store, clock.now())
+    assert row(store).state == "due"
+
+
+def test_nothing_is_done_when_one_of_the_days_cannot_be(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 2, REFUSED)
+    entries = store.chain.head()
+    with pytest.raises(UsageError, match="2026-03-16, platform: it waits for its turn already"):
+        decide(M0, "retry", wish(ALL), store, clock.now())
+    with pytest.raises(UsageError, match="2026-03-13, no closed day"):
+        decide(M0, "set-aside", wish("2026-03-13..2026-03-14"), store, clock.now())
+    with pytest.raises(UsageError, match="there is no uplink redex"):
+        decide(M0, "retry", wish(uplink="redex"), store, clock.now())
+    with pytest.raises(UsageError, match="is after"):
+        decide(M0, "retry", wish("2026-03-15..2026-03-14"), store, clock.now())
+    assert store.chain.head() == entries and row(store).state == "rejected"
+
+
+def test_a_wish_that_is_only_looked_at_changes_nothing(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    before, entries = row(store), store.chain.head()
+    planned = carry_out(M0, "retry", wish(dry=True), store, clock, RULES)
+    assert planned["days"][0]["how"].startswith("read back first")
+    assert (row(store), store.chain.head()) == (before, entries)
+
+
+# -- letting go -------------------------------------------------------------------------------------------------------
+
+
+def test_a_day_set_aside_stops_nobody_and_is_shown(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    assert store.outbox.candidates("platform", clock.now(), ordered=True, limit=9)[0].meter == "m1"
+    decide(ORDERED, "set-aside", wish(because="the\nplatform  says so"), store, clock.now())
+    uplink = FakeUplink()
+    uplink.ordered = True
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 5, "rejected": 1} and uplink.twice == []
+    (left,) = store.outbox.backlog()
+    assert (left["rule"], left["answer"]) == ("aside/person", "the platform says so")
+    seen = health("s", [ORDERED], store, clock, RULES)
+    assert seen.uplinks[0].aside == 1 and not any("platform" in alarm for alarm in seen.alarms)
+
+
+def test_it_is_undone_as_long_as_no_later_day_was_sent_where_order_is_the_rule(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    decide(ORDERED, "set-aside", wish(), store, clock.now())
+    with pytest.raises(UsageError, match="set aside already"):
+        decide(ORDERED, "set-aside", wish(), store, clock.now())
+    assert decide(ORDERED, "retry", wish(dry=True), store, clock.now())["days"][0]["becomes"] == "unclear"
+    uplink = FakeUplink()
+    uplink.ordered = True
+    run(uplink, store, clock)
+    with pytest.raises(UsageError, match="2026-03-15 was sent after it"):
+        decide(ORDERED, "retry", wish(), store, clock.now())
+    decide(M0, "retry", wish(), store, clock.now())  # elsewhere it may come at any time
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
+
+
+def test_days_that_went_as_one_read_stay_together_where_order_is_the_rule(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 3, REFUSED, together=True)
+    for what in ("retry", "set-aside"):
+        with pytest.raises(UsageError, match="in one read") as told:
+            decide(ORDERED, what, wish("2026-03-14..2026-03-15"), store, clock.now())
+        assert ALL in told.value.hint
+    assert len(decide(ORDERED, "retry", wish(ALL), store, clock.now())["days"]) == 3
+
+
+def test_history_is_only_for_what_cannot_be_there(store: Store, clock: FakeClock) -> None:
+    with pytest.raises(UsageError, match="knows no History"):
+        decide(M0, "retry", wish(as_history=True), store, clock.now())
+    decide(ORDERED, "retry", wish(as_history=True), store, clock.now())  # it was never sent
+    assert (row(store).state, row(store).last_rule) == ("due", "history")
+    refuse(store, clock, 1, Verdict("rejected", "aside/E1", "before the registration"))
+    decide(ORDERED, "set-aside", wish(), store, clock.now())  # even then the platform's own word counts
+    decide(ORDERED, "retry", wish(as_history=True), store, clock.now())
+    assert (row(store).state, row(store).last_rule) == ("due", "history")
+    # Refused as History for a reason that proves nothing: it is looked for where it went, whatever is wished.
+    refuse(store, clock, 1, Verdict("rejected", "aside/T11", "in trouble"))
+    for as_history in (False, True):
+        (planned,) = decide(ORDERED, "retry", wish(as_history=as_history, dry=True), store, clock.now())["days"]
+        assert planned["becomes"] == "unclear"
+    decide(ORDERED, "retry", wish(), store, clock.now())
+    assert (row(store).state, row(store).last_rule) == ("unclear", "history")
+
+
+def test_what_may_be_there_as_a_daily_read_is_not_sent_as_history(store: Store, clock: FakeClock) -> None:
+    """It would be looked for among the History reads only, and both kinds may stand beside each other."""
+    refuse(store, clock, 1, Verdict("rejected", "T11", "in trouble"))
+    with pytest.raises(UsageError, match="first retry it without --as-history"):
+        decide(ORDERED, "retry", wish(as_history=True), store, clock.now())
+
+
+# -- waiting loudly ---------------------------------------------------------------------------------------------------
+
+
+def test_where_order_is_the_rule_the_device_waits_loudly_and_the_others_go_on(tmp_path: Path, clock: FakeClock) -> None:
+    structlog.reset_defaults()
+    store = make_store(tmp_path, clock, meters=10, days=3)
+    refuse(store, clock, 1, REFUSED)
+    uplink, pace, began = FakeUplink(), Pace(clock), clock.now()
+    uplink.ordered = True
+    with capture_logs() as said:
+        while sum(states(store).get(state, 0) for state in ("accepted", "confirmed")) < 27:
+            deliver(uplink, store, clock, pace, lambda: 0.5)
+            clock.leap(seconds=15)
+        run(uplink, store, clock, 30, pace)
+    assert clock.now() - began < timedelta(minutes=32)  # the other nine did not wait
+    assert states(store) == {"confirmed": 27, "rejected": 1, "due": 2}
+    (waits,) = [one for one in said if one["event"] == "device_waits"]
+    assert (waits["meter"], waits["day"], waits["later"]) == ("m0", "2026-03-14", 2)
+    assert "heliograph backlog retry m0 2026-03-14 --uplink platform" in waits["hint"]
+    seen = health("s", [ORDERED], store, clock, RULES)
+    (alarm,) = [alarm for alarm in seen.alarms if "wait behind it" in alarm]
+    assert "takes no day of m0 before 2026-03-14, and 2 later days" in alarm and "backlog set-aside" in alarm
+    assert not any("wait behind it" in alarm for alarm in health("s", [M0], store, clock, RULES).alarms)
+    store.close()
+
+
+def test_nine_devices_of_ten_lag_less_than_a_minute(tmp_path: Path, clock: FakeClock) -> None:
+    store = make_store(tmp_path, clock, meters=10, days=1)
+    refuse(store, clock, 1, REFUSED)
+    began = clock.now()
+    for ordered in (False, True):
+        assert len(store.outbox.candidates("platform", clock.now(), ordered=ordered, limit=99)) == 9
+    deliver(FakeUplink(), store, clock, Pace(clock), lambda: 0.5)
+    assert states(store) == {"accepted": 9, "rejected": 1} and clock.now() == began
+    store.close()
+
+
+# -- proof ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_decision_is_an_entry_of_the_chain(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 2, REFUSED)
+    decide(M0, "set-aside", wish("2026-03-14..2026-03-15", because="agreed"), store, clock.now())
+    decide(M0, "retry", wish(), store, clock.now())
+    told = [entry.content for entry in store.chain.entries() if entry.content["kind"] == "decision"]
+    assert [(one["decision"], one["state"], one["rule"], one["because"]) for one in told] == [
+        ("set-aside", "rejected", "aside/person", "agreed"),
+        ("retry", "unclear", "retry", ""),
+    ]
+    assert told[0]["meters"] == {"m0": {"remote_id": "STR-m0", "days": ["2026-03-14", "2026-03-15"]}}
+
+
+def test_a_decision_survives_a_kill_whole_or_not_at_all(
+    store: Store, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(store, clock, 2, REFUSED)
+    entries = store.chain.head()
+
+    def power_cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for part in (store.outbox.attempts, store.chain):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(part, "record" if part is store.outbox.attempts else "append", power_cut)
+            decide(M0, "retry", wish("2026-03-14..2026-03-15"), store, clock.now())
+        beside = Store.reader(tmp_path)
+        assert (beside.chain.head(), row(beside).state, row(beside, 15).state) == (entries, "rejected", "rejected")
+        beside.close()
+
+
+def test_two_decisions_at_once_are_one(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    stale = row(store)
+    decide(M0, "retry", wish(), store, clock.now())
+    with pytest.raises(HeliographError, match="has just become another one"):
+        store.outbox.decide("set-aside", "platform", [(stale, Decision("rejected", "aside/person", ""))], "", START)
+
+
+def verify(bodies: list[dict[str, Any]]) -> list[str]:
+    """What the audit says about entries, beyond the frame of a pack."""
+    audit = Audit(lambda *_: True, lambda *_: None)
+    audit.report.head = {"first": 1, "meters": ["m0"], "from": "2026-03-14", "to": "2026-03-16"}
+    audit._days = {("m0", "2026-03-14"), ("m0", "2026-03-15")}
+    for body in bodies:
+        audit._judge(body)
+    return [finding.text for finding in audit.report.findings]
+
+
+def entry(what: str, state: str, day: str = "2026-03-14") -> dict[str, Any]:
+    meters = {"m0": {"remote_id": "STR-m0", "days": [day]}}
+    return {"kind": "decision", "decision": what, "uplink": "x", "state": state, "rule": "", "meters": meters}
+
+
+def answered(state: str) -> dict[str, Any]:
+    return {**entry("", state), "kind": "verdict", "request": None}
+
+
+@pytest.mark.parametrize(
+    ("bodies", "finding"),
+    [
+        ([entry("set-aside", "rejected"), entry("retry", "unclear"), answered("confirmed")], ""),
+        ([answered("rejected"), entry("retry", "due"), answered("accepted")], ""),
+        ([entry("set-aside", "due")], "nobody can decide set-aside"),
+        ([entry("retry", "confirmed")], "nobody can decide retry"),
+        ([entry("forget", "due")], "nobody can decide forget"),
+        ([entry("retry", "due", "2026-03-16")], "which was not closed"),
+        ([answered("confirmed"), entry("set-aside", "rejected")], "was confirmed before somebody decided"),
+        ([entry("set-aside", "rejected"), answered("accepted")], "which was set aside"),
+    ],
+)
+def test_verify_finds_a_decision_that_cannot_have_been(bodies: list[dict[str, Any]], finding: str) -> None:
+    found = verify(bodies)
+    assert len(found) == bool(finding) and all(finding in text for text in found), found
