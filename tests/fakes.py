@@ -83,7 +83,8 @@ def a_meter(id: str = "roof", *, unit: int = 1, report: bool = True, baseline_wh
 
 class FakeUplink:
     """A platform in memory. `script` holds what happens to the next requests: "ok", "lost" (stored, no answer),
-    "dropped" (neither stored nor answered), "busy" (429), "refused" (422)."""
+    "dropped" (neither stored nor answered), "busy" (429), "token" (401),
+    "refused" (422)."""
 
     name = "platform"
     ordered = False
@@ -102,6 +103,7 @@ class FakeUplink:
         """What time it is there."""
         self.ends: datetime | None = None
         """Its token."""
+        self.new_token = False
         self.before_answer: Callable[[], object] = lambda: None
 
     def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
@@ -134,6 +136,7 @@ class FakeUplink:
             "lost": Verdict("unclear", "timeout", "no answer"),
             "dropped": Verdict("unclear", "timeout", "no answer"),
             "busy": Verdict("due", "429", "slow down", wait=timedelta(seconds=90), pause_all=True),
+            "token": Verdict("due", "401", "no", "renew it", timedelta(minutes=5), pause_all=True, token=True),
             "refused": Verdict("rejected", "422", "no such inverter", remedy="register it"),
         }[what]
         return {row.id: verdict for row in parcel.rows}
@@ -152,6 +155,9 @@ class FakeUplink:
 
     def token_until(self) -> datetime | None:
         return self.ends
+
+    def token_changed(self) -> bool:
+        return self.new_token
 
     def date(self) -> datetime | None:
         self.requests += 1

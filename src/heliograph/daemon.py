@@ -27,7 +27,7 @@ from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver, free
-from heliograph.work.health import Live, as_json, health
+from heliograph.work.health import Live, Pause, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import make_room, prune
 from heliograph.work.reconcile import compare, reconcile
@@ -191,8 +191,12 @@ class Daemon:
         deliver(uplink, self.store, self.app.clock, pace, random.random)
         now = self.app.clock.now()
         self._watch_token(uplink, now)
-        until = pace.paused_until
-        self.live.pauses[uplink.name] = f"paused until {until:%H:%M} UTC: {pace.reason}" if until else ""
+        until, why = pace.paused_until, pace.why
+        paused = None
+        if until is not None and why is not None:
+            text = f"paused until {until:%H:%M} UTC: {why.text or why.rule}"
+            paused = Pause(text, why.remedy, alarm=not why.busy)
+        self.live.pauses[uplink.name] = paused
 
     def _watch_token(self, uplink: Uplink, now: datetime) -> None:
         """Says once each when 30, 14 and 3 days are left of a token that somebody has to replace."""

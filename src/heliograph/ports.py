@@ -124,6 +124,10 @@ class Uplink(Protocol):
         """When the token ends that a person has to replace; None where none is known, or it renews itself."""
         ...
 
+    def token_changed(self) -> bool:
+        """Whether another token, or another secret to log in with, stands there than was used last."""
+        ...
+
     def close(self) -> None:
         """No further request leaves; who waits for its turn is told so at once."""
         ...

@@ -120,6 +120,9 @@ class Sessions:
 
     by_hand = False
 
+    def changed(self) -> bool:
+        return False
+
     def expiry(self) -> datetime | None:
         return None
 

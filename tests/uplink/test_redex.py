@@ -247,7 +247,7 @@ def test_a_fault_of_the_account_or_address_leaves_the_days_due_and_pauses_everyt
     assert (verdict.state, verdict.rule, verdict.pause_all) == ("due", f"R{status}", True)
     assert verdict.wait is not None
     assert verdict.remedy
-    assert verdict.text == f"{status} No ***"
+    assert verdict.text == ("the token was refused: " if status == 401 else "") + f"{status} No ***"
 
 
 @pytest.mark.parametrize(

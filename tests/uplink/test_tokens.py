@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import httpx
 import pytest
 
 from heliograph.core.errors import ConfigError, UplinkError
-from heliograph.uplink.http import Answer, Exchange, Http, NotSent, Unclear
+from heliograph.rehearsal.sandbox import Sandbox
+from heliograph.uplink.http import Answer, Exchange, Http, NotSent, Unclear, fault
 from heliograph.uplink.tokens import (
     SECRET_LIMIT,
     Authorized,
@@ -27,6 +29,7 @@ from heliograph.uplink.tokens import (
     expires,
     redex_login,
 )
+from tests.fakes import FakeClock
 
 NOW = datetime(2026, 5, 2, tzinfo=UTC)
 BASE = "https://platform.example"
@@ -345,6 +348,37 @@ def test_a_refused_token_is_not_used_again_when_its_renewal_fails() -> None:
     assert login.token(NOW) == "a2"
 
 
+def test_many_threads_at_the_end_of_a_token_cause_one_renewal_over_real_sockets() -> None:
+    """The renewal is held open until all of them stand in the queue for it."""
+    clock, most = FakeClock(NOW), 24
+    with Sandbox(now=clock.now) as platform:
+        http, entered, tokens = Http(platform.url), threading.Barrier(most), list[str]()
+        given = platform.redex.credentials
+        secrets = [env(given[key]) for key in ("ApiKey", "ClientId", "ClientSecret")]
+        source = redex_login(http, *secrets)
+
+        def use() -> None:
+            entered.wait(20)
+            found = Authorized(http, source, clock.now).exchange("GET", "/public/v2/generation-datas/statuses")
+            assert isinstance(found, Answer) and found.status != 401
+            tokens.append(source.token(clock.now()))
+
+        for life in range(3):  # the first login, a renewal ahead of the end, and one after a revocation
+            threads = [threading.Thread(target=use) for _ in range(most)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            assert len(tokens) == most * (life + 1) and len(set(tokens[-most:])) == 1
+            clock.leap(minutes=50 if life == 0 else 1)
+            if life == 1:
+                platform.revoke()
+        assert len(set(tokens)) == 3
+        # One login and two renewals, the second of them after 24 refusals.
+        assert (platform.requests["redex.token"], platform.requests["redex.refresh"]) == (1, 2)
+        http.close()
+
+
 class Script:
     """A platform that answers requests with the given statuses, and what it was sent with."""
 
@@ -379,6 +413,9 @@ class Tokens:
         return self.renewable
 
     by_hand = False
+
+    def changed(self) -> bool:
+        return False
 
     def expiry(self) -> datetime | None:
         return None
@@ -450,3 +487,124 @@ def test_no_repr_and_no_error_shows_a_secret() -> None:
     shown += [repr(error.value), str(error.value), error.value.message, error.value.hint, repr(error.value.__context__)]
     assert not [text for text in shown if "CANARY" in text]
     assert login.secrets() == {"CANARY-a", "CANARY-r", "CANARY-k", "CANARY-i", "CANARY-s"}
+
+
+# Ended, refused, or the clock
+
+
+class Watch:
+    """Our clock, and a platform with another one that answers all but HEAD by `status`."""
+
+    def __init__(self, status: int = 200, apart: timedelta | None = None) -> None:
+        self.status, self.apart = status, apart
+        self.seen: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.seen.append(request)
+        dated = {} if self.apart is None else {"Date": format_datetime(NOW + self.apart, usegmt=True)}
+        return httpx.Response(404 if request.method == "HEAD" else self.status, headers=dated, json={"Message": "No"})
+
+    def ask(self, token: str) -> Exchange:
+        http = Http(BASE, transport=httpx.MockTransport(self))
+        return Authorized(http, StaticToken(env(token)), lambda: NOW).exchange("POST", "/x", body=b"{}")
+
+
+def at(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+@pytest.mark.parametrize(
+    ("apart", "rule", "told"),
+    [
+        (timedelta(0), "token", "the token ended at 2026-05-01 00:00 UTC; nothing was sent"),
+        (None, "token", "the token ended at 2026-05-01 00:00 UTC; nothing was sent"),
+        (-HOUR, "token", "the token ended at 2026-05-01 00:00 UTC; nothing was sent"),
+        (-48 * HOUR, "clock", "but that clock is 2 d ahead of the platform's; nothing was sent"),
+    ],
+)
+def test_a_token_that_has_ended_is_told_before_anything_leaves(apart: timedelta | None, rule: str, told: str) -> None:
+    platform = Watch(apart=apart)
+    found = platform.ask(jwt(at(NOW - 24 * HOUR)))
+    assert isinstance(found, NotSent) and (found.rule, found.wait) == (rule, timedelta(minutes=5))
+    assert told in found.reason and ("NTP" in found.hint) == (rule == "clock")
+    assert [(one.method, one.headers.get("authorization")) for one in platform.seen] == [("HEAD", None)]
+    assert fault(found).token == (rule == "token")
+
+
+@pytest.mark.parametrize(
+    ("apart", "issued", "told"),
+    [
+        (3 * HOUR, None, "this gateway's clock is 3 h behind the platform's"),
+        (-3 * HOUR, None, "this gateway's clock is 3 h ahead of the platform's"),
+        (None, 3 * HOUR, "this gateway's clock is at least 3 h behind the platform's"),
+        (timedelta(minutes=1), None, ""),
+        (None, -HOUR, ""),
+        (None, None, ""),
+        (timedelta(0), 3 * HOUR, ""),  # the platform's word counts more than what stands in a token
+    ],
+)
+def test_a_refused_token_is_told_apart_from_a_wrong_clock(
+    apart: timedelta | None, issued: timedelta | None, told: str
+) -> None:
+    claims = {} if issued is None else {"iat": at(NOW + issued)}
+    found = Watch(401, apart).ask(jwt(at(NOW + 900 * HOUR), **claims))
+    if told:
+        assert isinstance(found, NotSent) and found.rule == "clock"
+        assert told in found.reason and "the token was refused" in found.reason and "NTP" in found.hint
+    else:
+        assert isinstance(found, Answer) and found.words() == "the token was refused: 401 No"
+
+
+def test_a_login_whose_token_has_ended_by_our_clock_is_the_clocks_matter_and_no_reason_for_another_login() -> None:
+    platform = Platform((200, {"accessToken": jwt(at(NOW - HOUR))}))
+    with pytest.raises(UplinkError, match="clock is ahead of the platform's") as error:
+        drec(platform).token(NOW)
+    assert "NTP" in error.value.hint and error.value.wait == timedelta(minutes=5)
+
+
+def test_a_captive_portal_in_the_way_of_a_login_is_named_and_not_quoted() -> None:
+    with pytest.raises(UplinkError, match="captive portal") as error:
+        redex(Platform((200, b"<html>CANARY"))).token(NOW)
+    assert "CANARY" not in str(error.value) and "browser" in error.value.hint
+
+
+# Changed secrets
+
+
+def test_a_changed_secret_is_seen_however_it_was_put_in_place(tmp_path: Path) -> None:
+    file = tmp_path / "credentials" / "token"
+    secret = Secret(credential="token", environ={"CREDENTIALS_DIRECTORY": str(file.parent)})
+    source = StaticToken(secret)
+    with pytest.raises(ConfigError):
+        source.token(NOW)
+    assert not source.changed()  # there is still none
+    file.parent.mkdir()
+    file.write_text("one\n")
+    assert source.changed() and source.token(NOW) == "one" and not source.changed()
+    (tmp_path / "new").write_text("two\n")
+    (tmp_path / "new").replace(file)  # whole, under the same name
+    assert source.changed() and source.token(NOW) == "two"
+    (tmp_path / "v3").write_text("six\n")
+    file.unlink()
+    file.symlink_to(tmp_path / "v3")  # as a container's secrets are
+    assert source.changed() and source.token(NOW) == "six"
+    (tmp_path / "v4").write_text("ten\n")
+    (tmp_path / "link").symlink_to(tmp_path / "v4")
+    (tmp_path / "link").replace(file)
+    source.expiry()  # somebody else looked before
+    assert source.changed() and source.token(NOW) == "ten"
+    file.unlink()
+    assert not source.changed()
+
+
+def test_a_changed_password_is_seen_by_the_login(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("wrong")
+    platform = Platform((401, {"message": "Unauthorized"}), (200, {"accessToken": "t2"}))
+    login = drec_login(platform.http, env("me@example.org"), Secret(file=password))
+    with pytest.raises(UplinkError):
+        login.token(NOW)
+    assert not login.changed()
+    password.write_text("right1")
+    assert login.changed() and not login.changed()
+    assert login.token(NOW) == "t2"

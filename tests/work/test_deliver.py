@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.core.daily import Border, Day, day_of
-from heliograph.core.delivery import DayRow, Missing, ReadBack
+from heliograph.core.delivery import DayRow, Missing, ReadBack, Verdict
 from heliograph.core.readings import Moment, Reading
 from heliograph.store import Store
 from heliograph.work.deliver import Pace, deliver
@@ -124,6 +124,27 @@ def test_a_busy_platform_is_left_alone_for_as_long_as_it_says(store: Store, cloc
     assert states(store) == {"confirmed": 6} and uplink.twice == []
 
 
+def test_a_pause_for_the_token_ends_with_a_new_token_and_the_days_leave_at_once(store: Store, clock: FakeClock) -> None:
+    uplink, pace = FakeUplink(), Pace(clock)
+    uplink.script = ["token"]
+    for _ in range(4):
+        deliver(uplink, store, clock, pace, lambda: 0.5)
+        clock.leap(minutes=1)
+    assert uplink.sends == 1 and pace.why is not None and (pace.why.text, pace.why.remedy) == ("no", "renew it")
+    uplink.new_token = True
+    deliver(uplink, store, clock, pace, lambda: 0.5)
+    assert uplink.sends == 2 and states(store) == {"accepted": 6}
+
+
+def test_a_new_token_ends_no_other_pause(store: Store, clock: FakeClock) -> None:
+    uplink, pace = FakeUplink(), Pace(clock)
+    uplink.script, uplink.new_token = ["busy"], True
+    for _ in range(2):
+        deliver(uplink, store, clock, pace, lambda: 0.5)
+        clock.leap(seconds=40)
+    assert uplink.sends == 1
+
+
 def test_a_refused_day_is_set_aside_with_the_platforms_words(store: Store, clock: FakeClock) -> None:
     uplink = FakeUplink(most=1)
     uplink.script = ["refused"]
@@ -154,7 +175,7 @@ def test_nothing_is_claimed_that_would_have_to_wait_for_its_turn(tmp_path: Path,
 
 def test_a_pause_is_as_long_however_the_clock_is_set(clock: FakeClock) -> None:
     pace = Pace(clock)
-    pace.pause(clock.now() + timedelta(minutes=5), "slow down")
+    pace.pause(clock.now() + timedelta(minutes=5), Verdict("due", "429", "slow down"))
     clock.at -= timedelta(days=365)
     assert not pace.open() and pace.paused_until == clock.now() + timedelta(minutes=5)
     clock.at += timedelta(days=730)

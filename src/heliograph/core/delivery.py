@@ -160,6 +160,8 @@ class Verdict:
     """The platform itself said that it is asked too often, perhaps by many others."""
     at_once: bool = False
     """Due, and nothing is to be waited for: the next request is another one."""
+    token: bool = False
+    """A pause for want of a good token: it ends as soon as somebody has put another one in its place."""
 
 
 @dataclass(frozen=True, slots=True)

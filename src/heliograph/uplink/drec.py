@@ -39,7 +39,7 @@ from heliograph.uplink.drec_packing import LATER, ReadType, text
 from heliograph.uplink.drec_reads import Reads
 from heliograph.uplink.drec_rules import ASIDE, CEILING, LOOK, NOT_FOUND, Rule, classify, transport
 from heliograph.uplink.http import Answer, Exchange, Http, portal
-from heliograph.uplink.tokens import Authorized, TokenSource
+from heliograph.uplink.tokens import TOKEN_WAIT, Authorized, TokenSource
 
 A_DAY = timedelta(hours=24)
 # Reads asked for in one go.
@@ -196,7 +196,8 @@ class Drec:
         history = as_history(rows[-1])
 
         def verdict(state: State, wait: timedelta | None = None, *, pause_all: bool = False, id: str = "") -> Verdict:
-            return Verdict(state, id or rule.id, words, rule.remedy, wait, pause_all=pause_all)
+            token = rule.action == "AUTH"
+            return Verdict(state, id or rule.id, words, rule.remedy, wait, pause_all=pause_all, token=token)
 
         if rule.id in ASIDE and not history:
             return verdict("rejected", id=ASIDE[rule.id])
@@ -216,7 +217,7 @@ class Drec:
             case "RETRY-RB":
                 return verdict("unclear", answer.retry_after(now))
             case "AUTH":  # it was renewed and repeated once already
-                return verdict("due", LATER if rule.id == "T4" else timedelta(minutes=5), pause_all=True)
+                return verdict("due", LATER if rule.id == "T4" else TOKEN_WAIT, pause_all=True)
             case "MERGE" if packing.span(rows) > packing.MERGE_DAYS and not history:
                 return replace(verdict("held"), remedy=rule.remedy or CEILING)
             case "MERGE":
@@ -251,7 +252,7 @@ class Drec:
         words = answer.words()
         if isinstance(reads, Verdict):
             told = f"{words}; looking it up failed: {reads.text}"
-            verdict = Verdict("unclear", rule.id, told, LOOK, reads.wait, pause_all=reads.pause_all)
+            verdict = replace(reads, state="unclear", rule=rule.id, text=told, remedy=LOOK)
             return {row.id: verdict for row in rows}
         found = self._told(rows, reads)
         if all(isinstance(entry, Missing) for entry in found.values()):
@@ -359,6 +360,9 @@ class Drec:
 
     def token_until(self) -> datetime | None:
         return self.tokens.expiry() if self.tokens.by_hand else None
+
+    def token_changed(self) -> bool:
+        return self.tokens.changed()
 
     def close(self) -> None:
         self._http.close()

@@ -16,6 +16,7 @@ from heliograph.core.ceiling import DEFAULT_YIELD, Plant
 from heliograph.core.delivery import FLOOR, Verdict
 from heliograph.uplink.drec_rules import classify
 from heliograph.uplink.http import Answer, Exchange, fault, portal
+from heliograph.uplink.tokens import TOKEN_WAIT
 
 EVERY = timedelta(days=1)
 # After an answer that does not fit what we know; several at once are one reason to look.
@@ -168,5 +169,6 @@ class Devices:
         rule = classify(found, "Delta")
         pause = rule.action == "AUTH" or found.status == 429 or rule.id in ("T5", "D4", "T7")
         wait = REFUSED_AGAIN if rule.action == "HOLD" or rule.id == "T4" else FLOOR
-        wait = found.retry_after(now) or (timedelta(minutes=5) if rule.id == "T3" else wait)
-        return Verdict("due", rule.id, found.words(), rule.remedy, wait, pause_all=pause, busy=found.status == 429)
+        wait = found.retry_after(now) or (TOKEN_WAIT if rule.id == "T3" else wait)
+        told = Verdict("due", rule.id, found.words(), rule.remedy, wait, pause_all=pause, busy=found.status == 429)
+        return replace(told, token=rule.action == "AUTH")

@@ -91,7 +91,8 @@ def refusal(answer: Answer, read_type: str, now: datetime) -> Verdict:
     rule = classify(answer, read_type)
     pause = rule.account or rule.action == "AUTH" or answer.status == 429
     wait = answer.retry_after(now) or (LATER if rule.account else FLOOR)
-    return Verdict("unclear", rule.id, answer.words(), rule.remedy, wait, pause_all=pause, busy=answer.status == 429)
+    told = Verdict("unclear", rule.id, answer.words(), rule.remedy, wait, pause_all=pause, busy=answer.status == 429)
+    return replace(told, token=rule.action == "AUTH")
 
 
 def only_a_baseline(exchange: Callable[..., Exchange], name: str) -> bool:

@@ -53,11 +53,15 @@ APART = timedelta(minutes=2)
 EARLY, EXPIRED, OTHER_NAMES = 9, 10, (62, 64)
 NO_CHECK_TIME = 0x200000
 
+# Rules of what is not sent because there is no token to send it with.
+TOKEN_RULES = ("token", "login", "config")
+
 NETWORK = "Check the network, the name service and base_url; the days stay due and nothing is lost."
 INTERCEPTED = (
     "Nothing was sent. Open {url} in a browser on site: a sign-in page wants to be answered; a firewall that opens TLS "
     "has to leave {host} alone, or its authority goes into ca_file."
 )
+PORTAL = "Open base_url in a browser on site: a sign-in page wants to be answered, or a proxy or base_url is wrong."
 PROXY_FORM = "Write HTTPS_PROXY (or ALL_PROXY) as http://host:port in the environment of the service."
 PROXY = (
     "Check HTTPS_PROXY in the environment of the service (http://user:password@host:port), or name the platform in "
@@ -98,6 +102,8 @@ class Answer:
     complete: bool = True
     """False: the body broke off, was longer than we read, or is compressed although we asked for plain."""
     hide: frozenset[str] = field(default=frozenset(), repr=False)
+    note: str = ""
+    """What we know about it beside its own words."""
 
     @property
     def empty(self) -> bool:
@@ -112,7 +118,7 @@ class Answer:
         said = _message(self.json) or self.body.decode("utf-8", "replace")
         if self.success and self.empty:
             said = "and nothing else, from a captive portal or a proxy perhaps"
-        return f"{self.status} {clean(said, self.hide)}".strip()
+        return f"{f'{self.note}: ' if self.note else ''}{self.status} {clean(said, self.hide)}".strip()
 
     def retry_after(self, now: datetime) -> timedelta | None:
         """Retry-After in seconds or as a date; None where there is no usable one."""
@@ -133,9 +139,8 @@ Exchange = NotSent | Unclear | Answer
 def fault(found: NotSent | Unclear) -> Verdict:
     """What an exchange without a status means for the rows it carried."""
     if isinstance(found, NotSent):
-        return Verdict(
-            "due", found.rule, found.reason, found.hint or NETWORK, found.wait, pause_all=True, busy=found.busy
-        )
+        hint, token = found.hint or NETWORK, found.rule in TOKEN_RULES
+        return Verdict("due", found.rule, found.reason, hint, found.wait, pause_all=True, busy=found.busy, token=token)
     return Verdict("unclear", found.rule, found.reason, "The days are read back before anything is sent again.")
 
 
@@ -143,8 +148,7 @@ def portal(answer: Answer) -> Verdict | None:
     """Somebody between us and the platform answered: a redirect, a sign-in page, or a page instead of JSON."""
     if (cause := stranger(answer)) == "":
         return None
-    remedy = "Open base_url in a browser on site: a sign-in page wants to be answered, or a proxy or base_url is wrong."
-    return Verdict("unclear", "portal", f"{cause} ({answer.words()})", remedy, FLOOR, pause_all=True)
+    return Verdict("unclear", "portal", f"{cause} ({answer.words()})", PORTAL, FLOOR, pause_all=True)
 
 
 def stranger(answer: Answer) -> str:

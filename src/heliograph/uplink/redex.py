@@ -18,7 +18,7 @@ from heliograph.core import figures
 from heliograph.core.delivery import DayRow, Missing, Note, Parcel, ReadBack, State, Stored, Unknown, Verdict
 from heliograph.core.errors import ConfigError
 from heliograph.uplink.http import Answer, Exchange, Http, fault, portal
-from heliograph.uplink.tokens import Authorized, TokenSource
+from heliograph.uplink.tokens import TOKEN_WAIT, Authorized, TokenSource
 
 QUERY = "/public/v2/generation-datas"
 STATUSES = ("/public/v2/generation-datas/statuses", "/public/v2/generation-datas/status")
@@ -78,7 +78,7 @@ class Meaning:
 # nothing more leaves. A changed file, setting or account is found at the next try; nothing has to be released.
 LATER = timedelta(hours=1)
 MEANINGS: dict[int, Meaning] = {
-    401: Meaning("due", "Check the token, or api_key, client_id and client_secret.", timedelta(minutes=5), True),
+    401: Meaning("due", "Check the token, or api_key, client_id and client_secret.", TOKEN_WAIT, True),
     403: Meaning("due", "The account may not send these; ask the platform for its state and rights.", LATER, True),
     404: Meaning("due", "Check base_url, dialect and paths; other paths are not guessed.", LATER, True),
     405: Meaning("due", "Check dialect and paths; other paths are not guessed.", LATER, True),
@@ -260,9 +260,9 @@ class Redex:
         if answer.status in MEANINGS:
             meaning = MEANINGS[answer.status]
             rule = f"R{answer.status}"
-            return Verdict(
-                meaning.state, rule, answer.words(), meaning.remedy, meaning.wait, pause_all=meaning.pause_all
-            )
+            words, token = answer.words(), answer.status == 401
+            pause = meaning.pause_all
+            return Verdict(meaning.state, rule, words, meaning.remedy, meaning.wait, pause_all=pause, token=token)
         if (verdict := portal(answer)) is not None:
             return verdict
         rule = "shape" if answer.success else f"R{answer.status}"
@@ -441,6 +441,9 @@ class Redex:
 
     def token_until(self) -> datetime | None:
         return self.tokens.expiry() if self.tokens.by_hand else None
+
+    def token_changed(self) -> bool:
+        return self.tokens.changed()
 
     def close(self) -> None:
         self._http.close()

@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from heliograph.core import durations
 from heliograph.core.delivery import CAP, FLOOR
 from heliograph.core.errors import ConfigError, HeliographError, UplinkError
-from heliograph.uplink.http import Answer, Exchange, Http, NotSent, fault
+from heliograph.uplink.http import APART, CLOCK, PORTAL, Answer, Exchange, Http, NotSent, apart, fault, stranger
 
 SECRET_LIMIT = 16 * 1024
 # drec.md section 2: the session row is written behind the answer to the login.
@@ -24,6 +25,9 @@ SESSION_PAUSE = 0.5
 REDEX_LIFE = timedelta(seconds=3600)
 DREC_LIFE = timedelta(days=180)
 DREC_AHEAD = timedelta(days=7)
+# How long to leave a platform alone whose token is no good; another token ends it earlier.
+TOKEN_WAIT = timedelta(minutes=5)
+NEW_TOKEN = "Put a new token in its place; a file is read again by itself, and the days that wait are sent then."
 
 
 class Secret:
@@ -70,6 +74,14 @@ class Secret:
         self._seen = mark
         return value
 
+    def changed(self) -> bool:
+        """Whether another value stands there than was read last."""
+        before = self._value
+        try:
+            return self.read(fresh=True) != before
+        except ConfigError:
+            return False
+
     def known(self) -> frozenset[str]:
         """What was read last, so that it can be kept out of texts."""
         return frozenset({self._value} if self._value else ())
@@ -97,13 +109,17 @@ class Secret:
 
 def expires(token: str) -> datetime | None:
     """`exp` of a JWT, unverified (that is the platform's matter); None where there is none to read."""
+    return _claim(token, "exp")
+
+
+def _claim(token: str, name: str) -> datetime | None:
     parts = token.split(".")
     if len(parts) != 3:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        exp = claims["exp"]
-        return datetime.fromtimestamp(exp, UTC) if isinstance(exp, int | float) else None
+        at = claims[name]
+        return datetime.fromtimestamp(at, UTC) if isinstance(at, int | float) else None
     except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
         return None
 
@@ -128,6 +144,10 @@ class TokenSource(Protocol):
 
     def expiry(self) -> datetime | None: ...
 
+    def changed(self) -> bool:
+        """Whether another secret stands in its place than the one that was used last."""
+        ...
+
     @property
     def by_hand(self) -> bool:
         """Somebody has to put a new one in its place before it ends."""
@@ -145,10 +165,19 @@ class StaticToken:
 
     def __init__(self, secret: Secret) -> None:
         self._secret = secret
+        self._used = ""
 
     def token(self, now: datetime) -> str:
         del now
-        return bearer(self._secret.read(), self._secret.where)
+        self._used = ""
+        self._used = bearer(self._secret.read(), self._secret.where)
+        return self._used
+
+    def changed(self) -> bool:
+        try:
+            return self._secret.read(fresh=True) != self._used
+        except ConfigError:
+            return False
 
     def renew(self, now: datetime, refused: str) -> bool:
         del now
@@ -182,6 +211,10 @@ class Grants(Protocol):
         ...
 
     def secrets(self) -> frozenset[str]: ...
+
+    def changed(self) -> bool:
+        """Whether one of the secrets is another one than at the last login."""
+        ...
 
 
 class Login:
@@ -221,6 +254,9 @@ class Login:
     def secrets(self) -> frozenset[str]:
         return self._grants.secrets() | frozenset(self._hide)
 
+    def changed(self) -> bool:
+        return self._grants.changed()
+
     def _fetch(self, now: datetime) -> Grant:
         self._grant = self._grants.get(now, self._grant.refresh if self._grant else None, frozenset(self._hide))
         # The tokens before this one may still stand in somebody's answer.
@@ -251,6 +287,10 @@ class RedexGrants:
     def secrets(self) -> frozenset[str]:
         return self._api_key.known() | self._id.known() | self._secret.known()
 
+    def changed(self) -> bool:
+        # All of them, for each is looked at anew by that.
+        return True in [secret.changed() for secret in (self._api_key, self._id, self._secret)]
+
     def _post(self, path: str, body: Mapping[str, str], hide: frozenset[str]) -> Exchange:
         return self._http.exchange("POST", path, body=json.dumps(body).encode(), hide=self.secrets() | hide)
 
@@ -279,11 +319,17 @@ class DrecGrants:
         if not isinstance(token, str):
             raise UplinkError("the login was answered without a token", hint="Check base_url.", wait=FLOOR)
         end = expires(token) or now + DREC_LIFE
+        if end <= now:
+            text = f"by this gateway's clock the token of a login just made ended at {end:%Y-%m-%d %H:%M} UTC"
+            raise UplinkError(f"{text}: that clock is ahead of the platform's", hint=CLOCK, wait=TOKEN_WAIT)
         ahead = min(DREC_AHEAD, (end - now) / 5)  # a platform may give shorter ones some day
         return Grant(bearer(token, "the login's answer"), end - ahead, end)
 
     def secrets(self) -> frozenset[str]:
         return self._username.known() | self._password.known()
+
+    def changed(self) -> bool:
+        return True in [secret.changed() for secret in (self._username, self._password)]
 
 
 def redex_login(http: Http, api_key: Secret, client_id: Secret, client_secret: Secret) -> Login:
@@ -301,6 +347,8 @@ def _given(found: Exchange, now: datetime, hint: str) -> Mapping[str, Any]:
         raise UplinkError(f"no login: {verdict.text}", hint=verdict.remedy, wait=FLOOR)
     if found.success and isinstance(found.json, dict):
         return found.json
+    if cause := stranger(found):
+        raise UplinkError(f"no login: {cause}", hint=PORTAL, wait=FLOOR)
     if found.status == 429:
         raise UplinkError(
             f"login put off: {found.words()}",
@@ -363,14 +411,40 @@ class Authorized:
         now = self._now()
         try:
             token = self.tokens.token(now)
+            if self.tokens.by_hand and (end := expires(token)) is not None and end <= now:
+                return self._ended(end)
             found = once(token)
             if isinstance(found, Answer) and self._hasty(found):
                 self._sleep(SESSION_PAUSE)
                 found = once(token)
             if isinstance(found, Answer) and self._refused(found) and self.tokens.renew(now, token):
-                found = once(self.tokens.token(now))
+                token = self.tokens.token(now)
+                found = once(token)
         except (ConfigError, UplinkError) as exc:
             if isinstance(exc, ConfigError):
                 return NotSent("config", exc.message, exc.hint)
             return NotSent("login", exc.message, exc.hint, exc.wait, exc.busy)
+        if isinstance(found, Answer) and self._refused(found):
+            return self._blamed(found, token, now)
         return found
+
+    def _ended(self, end: datetime) -> NotSent:
+        """No day leaves with a token that has ended. The platform is asked for the time, for ours may be wrong."""
+        before = self._now()
+        theirs = self.http.date()
+        side = apart(theirs, before, self._now())
+        if side and theirs is not None and theirs < end:
+            text = f"by this gateway's clock the token ended at {end:%Y-%m-%d %H:%M} UTC, but that clock is {side}"
+            return NotSent("clock", f"{text} the platform's; nothing was sent", CLOCK, TOKEN_WAIT)
+        text = f"the token ended at {end:%Y-%m-%d %H:%M} UTC; nothing was sent"
+        return NotSent("token", text, NEW_TOKEN, TOKEN_WAIT)
+
+    def _blamed(self, found: Answer, token: str, before: datetime) -> Exchange:
+        """Whether the token or our clock is to blame for a refusal; nothing was stored in either case."""
+        side, issued = apart(found.date(), before, self._now()), _claim(token, "iat")
+        if not side and found.date() is None and issued is not None and issued - self._now() > APART:
+            side = f"at least {durations.shown(issued - self._now())} behind"  # it was made in our future
+        if not side:
+            return replace(found, note="the token was refused")
+        text = f"the token was refused, and this gateway's clock is {side} the platform's ({found.words()})"
+        return NotSent("clock", text, CLOCK, TOKEN_WAIT)

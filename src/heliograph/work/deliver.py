@@ -39,7 +39,7 @@ class Pace:
     clock: Clock
     ends: float = -math.inf
     """Of the pause, since boot."""
-    reason: str = ""
+    why: Verdict | None = None
     away: int = 0
     """Failures in a row, of the platform or of the way to it."""
     busy: int = 0
@@ -62,9 +62,9 @@ class Pace:
     def open(self) -> bool:
         return self.clock.since_boot() >= self.ends
 
-    def pause(self, until: datetime, reason: str) -> None:
+    def pause(self, until: datetime, why: Verdict) -> None:
         self.ends = max(self.clock.since_boot() + (until - self.clock.now()).total_seconds(), self.ends)
-        self.reason = reason
+        self.why = why
 
     def heed(self, answers: Iterable[ReadBack], chance: float = 0.5) -> None:
         """The pause that answers ask for where no row is settled by them."""
@@ -80,7 +80,7 @@ class Pace:
         self.crowded = self.crowded or self.away > 0
         busy = self.busy if verdict.busy else 0
         wait = delivery.leave_alone(self.away, busy, verdict.wait, chance, crowded=self.crowded)
-        self.pause(now + wait, verdict.text or verdict.rule)
+        self.pause(now + wait, verdict)
 
     def heard(self, meters: set[str]) -> None:
         """The platform told something about these meters, so it is there."""
@@ -111,6 +111,9 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
     """One round: what became of earlier requests first, then as many new ones as may leave."""
     if not clock.trusted():
         return
+    if not pace.open() and pace.why is not None and pace.why.token and uplink.token_changed():
+        log.info("token_changed", uplink=uplink.name)
+        pace.ends = -math.inf
     follow(uplink, store, clock, pace, jitter)
     read_back(uplink, store, clock, pace, jitter)
     tell_blocked(uplink, store, pace)
@@ -221,8 +224,8 @@ def _settle(
     for row in rows:
         verdict = delivery.marked(row, verdicts[row.id])
         match verdict.state:
-            case "due" if verdict.at_once:
-                due = now
+            case "due" if verdict.at_once or verdict.token:
+                due = now  # a pause for the token holds all back, and ends as soon as there is another one
             case "due" if verdict.pause_all:
                 due = pace.paused_until or now
             case "due":

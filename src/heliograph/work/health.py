@@ -106,6 +106,16 @@ class Health:
     """What needs attention, in words, with the next step."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why nothing is sent to a platform for a while, and what to do about it."""
+
+    text: str
+    remedy: str
+    alarm: bool
+    """False where it passes by itself in normal life."""
+
+
 @dataclass
 class Live:
     """What only the running daemon knows; nothing here is evidence."""
@@ -114,7 +124,7 @@ class Live:
     at: dict[str, datetime] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     buses: dict[str, BusCounters] = field(default_factory=dict)
-    pauses: dict[str, str] = field(default_factory=dict)
+    pauses: dict[str, Pause | None] = field(default_factory=dict)
     tokens: dict[str, datetime | None] = field(default_factory=dict)
     """When the tokens end that somebody has to replace."""
     clock: str = ""
@@ -171,6 +181,7 @@ def health(
             *([storage] if storage else []),
             *losses,
             *_alarms(shown, uplinks, len(waiting), now if trusted else None, live.clock if live else ""),
+            *_pauses(live),
         ),
     )
 
@@ -286,13 +297,15 @@ def _proof(store: Store) -> ProofHealth:
 
 def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None, *, ordered: bool) -> UplinkHealth:
     trouble = store.outbox.trouble(name)
-    pause = live.pauses.get(name, "") if live else ""
+    pause = live.pauses.get(name) if live else None
     return UplinkHealth(
         name,
         rows,
         store.outbox.oldest_open(name),
-        pause or (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
-        trouble["remedy"] if trouble else "",
+        pause.text
+        if pause
+        else (f"{trouble['state']} {trouble['rule']} {trouble['answer']}".strip() if trouble else ""),
+        pause.remedy if pause else trouble["remedy"] if trouble else "",
         live.tokens.get(name) if live else None,
         store.outbox.decided_aside(name),
         tuple(store.outbox.blocked(name)) if ordered else (),
@@ -348,6 +361,12 @@ def _alarms(
             found.append(f"{uplink.name} has not taken {count} days: {uplink.trouble}. Look at: heliograph backlog")
         found += [f"{device}. {device.todo}" for device in uplink.waits]
     return found
+
+
+def _pauses(live: Live | None) -> list[str]:
+    """What keeps whole platforms from getting anything: a person has to do something about it."""
+    pauses = live.pauses if live else {}
+    return [f"{name}: {one.text}. {one.remedy}".strip() for name, one in pauses.items() if one and one.alarm]
 
 
 def as_json(health: Health) -> dict[str, Any]:
