@@ -388,6 +388,25 @@ def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:
     return Redex("redex", http, how, source, clock.now, absent_after=chosen.absent_after)
 
 
+def drec_address(chosen: DrecSettings) -> str:
+    """The e-mail address of the login or in the token; '' where it cannot be seen."""
+    from heliograph.uplink.tokens import claim
+
+    try:
+        if chosen.login is not None:
+            return _secret(chosen.login.username).read().strip()
+        found = claim(_secret(chosen.token).read(), "email") if chosen.token is not None else None
+    except ConfigError:
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def drec_warning(chosen: DrecSettings) -> str:
+    from heliograph.uplink.tokens import too_long
+
+    return too_long(drec_address(chosen))
+
+
 def _drec(chosen: DrecSettings, clock: Clock, gate: Gate, meters: tuple[Meter, ...]) -> Uplink:
     from heliograph.uplink.drec import Drec
     from heliograph.uplink.http import Http
@@ -408,4 +427,5 @@ def _drec(chosen: DrecSettings, clock: Clock, gate: Gate, meters: tuple[Meter, .
         clock.now,
         organization=chosen.organization_id,
         zero_wh={meter.id: meter.baseline_wh for meter in meters},
+        address=drec_address(chosen),
     )

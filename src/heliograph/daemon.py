@@ -191,12 +191,22 @@ class Daemon:
         deliver(uplink, self.store, self.app.clock, pace, random.random)
         now = self.app.clock.now()
         self._watch_token(uplink, now)
+        self._hear(uplink)
         until, why = pace.paused_until, pace.why
         paused = None
         if until is not None and why is not None:
             text = f"paused until {until:%H:%M} UTC: {why.text or why.rule}"
             paused = Pause(text, why.remedy, alarm=not why.busy)
         self.live.pauses[uplink.name] = paused
+
+    def _hear(self, uplink: Uplink) -> None:
+        """What an uplink has to say, in the log once."""
+        notes, before = uplink.notes(), {note.text for note in self.live.notes.get(uplink.name, ())}
+        self.live.notes[uplink.name] = notes
+        for note in notes:
+            if note.text not in before:
+                tell = log.warning if note.alarm else log.info
+                tell("uplink_note", uplink=uplink.name, text=note.text)
 
     def _watch_token(self, uplink: Uplink, now: datetime) -> None:
         """Says once each when 30, 14 and 3 days are left of a token that somebody has to replace."""

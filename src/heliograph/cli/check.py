@@ -6,7 +6,11 @@ from pathlib import Path
 
 import click
 
+from heliograph.app import App, drec_warning
 from heliograph.cli.options import app_of, config_option, json_option, print_json
+from heliograph.core.ceiling import LOOKED_AT, TOO_MANY, Plant, ceiling_wh
+from heliograph.core.errors import StoreError
+from heliograph.core.site import Meter
 
 
 @click.command("check", help="Check the configuration, the maps and the secrets; start nothing.")
@@ -38,8 +42,9 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
         ],
         "clock_trusted": app.clock.trusted(),
     }
+    warnings = _warnings(app)
     if as_json:
-        print_json(facts)
+        print_json({**facts, "warnings": warnings})
         return 0
     click.echo(
         f"{app.config.path} is fit to run: site {settings.site.id}, days end at midnight in {settings.site.timezone}"
@@ -50,9 +55,40 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
             f"  {meter.id}: unit {meter.unit} on {meter.bus}, map {meter.map.name} ({meter.map.status}),"
             f" {meter.production} is production, reports to {reports}"
         )
+    for warning in warnings:
+        click.echo(f"  ! {warning}")
     if not app.clock.trusted():
         click.echo(
             "  The clock is not synchronised yet: readings are kept, but no day is closed or delivered before it is."
         )
     click.echo("Next: heliograph read METER compares with the display; heliograph run starts the gateway.")
     return 0
+
+
+def _warnings(app: App) -> list[str]:
+    """What is no error, but will be in the way of D-REC. The platform's own figures are known only while it runs."""
+    if (drec := app.config.settings.uplink.drec) is None:
+        return []
+    found = [f"uplink.drec: {words}" if (words := drec_warning(drec)) else ""]
+    found += [_above(app, meter) for meter in app.meters if any(report.uplink == "drec" for report in meter.reports)]
+    return [words for words in found if words]
+
+
+def _above(app: App, meter: Meter) -> str:
+    """Whether the meter's days exceed what D-REC takes, if the device is registered with rated_kw."""
+    try:
+        store = app.reader()
+    except StoreError:
+        return ""  # nothing was metered yet
+    try:
+        days = store.days.all(meter.id)[-LOOKED_AT:] if meter.id in store.readings.meters() else []
+    finally:
+        store.close()
+    plant, now = Plant(meter.rated_kw), app.clock.now()
+    above = sum(day.period_wh >= ceiling_wh(plant, day.opening.at, day.closing.at, now) for day in days)
+    if above < TOO_MANY:
+        return ""
+    return (
+        f"{meter.id}: {above} of the last {len(days)} days are above what D-REC takes for {meter.rated_kw:g} kW a day; "
+        "they are sent together with others. Check rated_kw, and capacity and yieldValue of the device there."
+    )

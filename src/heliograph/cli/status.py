@@ -61,6 +61,8 @@ def command(config: Path | None, as_json: bool) -> int:
             + (f"; {uplink['trouble']}" if uplink["trouble"] else "")
             + (f"; token until {uplink['token_until'][:16]} UTC" if uplink["token_until"] else "")
         )
+        for note in uplink["notes"]:
+            click.echo(f"  {note}")
     if seen["held"] or seen["missing"]:
         click.echo(f"days: {seen['held']} held, {seen['missing']} missing (heliograph days)")
     proof = seen["proof"]

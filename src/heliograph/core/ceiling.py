@@ -10,6 +10,8 @@ DEFAULT_YIELD = 2000.0
 """kWh per kW and year that the server assumes for a device without a figure."""
 RESERVE = 0.02
 """The plant's age goes on while a read is under way, and the server counts it in its own way."""
+# Of so many days that were looked at last, this many above the ceiling are no exception any more.
+LOOKED_AT, TOO_MANY = 30, 3
 
 
 @dataclass(frozen=True, slots=True)

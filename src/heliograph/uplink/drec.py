@@ -18,6 +18,7 @@ from datetime import date, datetime, timedelta
 from itertools import groupby
 from types import MappingProxyType
 
+from heliograph.core.ceiling import LOOKED_AT, TOO_MANY
 from heliograph.core.delivery import (
     FLOOR,
     DayRow,
@@ -39,15 +40,16 @@ from heliograph.uplink.drec_packing import LATER, ReadType, text
 from heliograph.uplink.drec_reads import Reads
 from heliograph.uplink.drec_rules import ASIDE, CEILING, LOOK, NOT_FOUND, Rule, classify, transport
 from heliograph.uplink.http import Answer, Exchange, Http, portal
-from heliograph.uplink.tokens import TOKEN_WAIT, Authorized, TokenSource
+from heliograph.uplink.tokens import TOKEN_WAIT, Authorized, TokenSource, too_long
 
 A_DAY = timedelta(hours=24)
 # Reads asked for in one go.
 ASKED = 60
 # Answers that say: the platform knows something else of this device than we believe.
 DOUBTS = frozenset({"E1", "E2", "E-5007", "E-5008", "E-5005", "L1", "L4", "A2", "D5", "H3", "H5", "H6", "H8"})
-# Of so many days that were looked at last, this many above the ceiling are no exception any more.
-LOOKED_AT, TOO_MANY = 30, 3
+
+# The platform said yes.
+TAKEN = frozenset({"S200", "S201"})
 
 REGISTER = "Register it at the platform, or correct report_as; it is tried again every hour."
 
@@ -67,11 +69,12 @@ class Drec:
         *,
         organization: int | None = None,
         zero_wh: Mapping[str, int] = MappingProxyType({}),
+        address: str = "",
         absent_after: timedelta = timedelta(minutes=5),
         jitter: Callable[[], float] = random.random,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`zero_wh` by meter: the running total at which Aggregate starts."""
+        """`zero_wh` by meter: the running total at which Aggregate starts; `address`: e-mail of the login, if known."""
         self.name = name
         self.absent_after = absent_after
         self.tokens = tokens
@@ -81,6 +84,7 @@ class Drec:
         self._now, self._jitter = now, jitter
         self._organization = organization
         self._zero = zero_wh
+        self._address = address
         self._devices = Devices(self._exchange, organization)
         self._failing: dict[int, datetime] = {}
         self._names: dict[str, str] = {}
@@ -135,7 +139,7 @@ class Drec:
             del days[day]
 
     def notes(self) -> tuple[Note, ...]:
-        found = []
+        found = [Note(words, alarm=True)] if (words := too_long(self._address)) else []
         if self._devices.trouble:
             found.append(Note(self._devices.trouble, alarm=False))
         unknown = set(self._devices.unknown(self._names.values()))
@@ -177,6 +181,8 @@ class Drec:
             self._failing.pop(rows[-1].id, None)
         if verdict.state == "accepted" and kind != "History":
             self._devices.began(rows[-1].remote_id, kind)
+            if kind == "Aggregate" and self._starts(rows):
+                verdict = self._baseline(verdict, rows)
         return {row.id: verdict for row in rows}
 
     def _kind(self, row: DayRow) -> str:
@@ -190,6 +196,19 @@ class Drec:
         if (answer.status == 201 and answer.empty) or (answer.success and answer.complete and answer.json == {}):
             return Verdict("accepted", f"S{answer.status}")
         return portal(answer) or Verdict("unclear", "shape", answer.words(), LOOK)
+
+    def _starts(self, rows: Sequence[DayRow]) -> bool:
+        """Whether the counter stood at its zero where these days begin: then their value is its first."""
+        return rows[0].total_wh - rows[0].period_wh <= self._zero.get(rows[0].meter, 0)
+
+    def _baseline(self, taken: Verdict, rows: Sequence[DayRow]) -> Verdict:
+        """A counter's first value is read back at once: older servers keep it as the point to count from and show it
+        nowhere (7.3), and once a second value is there nobody can tell whether it was stored."""
+        reads = self._reads(rows[-1], rows[-1])
+        found = {} if isinstance(reads, Verdict) else self._told(rows, reads)
+        if found and all(reading.same(row, found[row.id]) for row in rows):
+            return Verdict("confirmed", "baseline", "the platform counts from here")
+        return replace(taken, state="unclear", text="the counter's first value is read back before another one is sent")
 
     def _refusal(self, rule: Rule, answer: Answer, rows: Sequence[DayRow]) -> Verdict:
         words, now, last = answer.words(), self._now(), bare_rule(rows[-1].last_rule)
@@ -315,11 +334,9 @@ class Drec:
         kind, last = self._kind(rows[-1]), rows[-1]
         found = reading.told(rows, reads, kind, self._value(rows))
         if kind == "Aggregate" and all(isinstance(entry, Missing) for entry in found.values()):
-            zero = self._zero.get(last.meter, 0)
-            first = rows[0].total_wh - rows[0].period_wh <= zero
-            if first and reading.only_a_baseline(self._exchange, self._number(last.remote_id)):
+            if self._starts(rows) and reading.only_a_baseline(self._exchange, self._number(last.remote_id)):
                 found = {row.id: Stored(None, row.total_wh) for row in rows}
-            elif last.state == "accepted" and self._late(last):
+            elif (last.state == "accepted" or last.last_rule in TAKEN) and self._late(last):
                 words = f"the platform took {self._value(rows)} Wh up to {text(last.end)} and holds no read of it"
                 remedy = "Ask the platform. Aggregate can lose energy in this way, Delta cannot."
                 found = {row.id: Unknown(Verdict("held", "A6", words, remedy)) for row in rows}

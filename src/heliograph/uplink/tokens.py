@@ -28,6 +28,8 @@ DREC_AHEAD = timedelta(days=7)
 # How long to leave a platform alone whose token is no good; another token ends it earlier.
 TOKEN_WAIT = timedelta(minutes=5)
 NEW_TOKEN = "Put a new token in its place; a file is read again by itself, and the days that wait are sent then."
+# The hash of a longer one's token does not fit its column (section 2).
+DREC_ADDRESS = 45
 
 
 class Secret:
@@ -109,19 +111,27 @@ class Secret:
 
 def expires(token: str) -> datetime | None:
     """`exp` of a JWT, unverified (that is the platform's matter); None where there is none to read."""
-    return _claim(token, "exp")
+    return _when(token, "exp")
 
 
-def _claim(token: str, name: str) -> datetime | None:
+def _when(token: str, name: str) -> datetime | None:
+    at = claim(token, name)
+    try:
+        return datetime.fromtimestamp(at, UTC) if isinstance(at, int | float) else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def claim(token: str, name: str) -> object:
+    """A claim of a JWT as it stands there, unverified; None where there is none to read."""
     parts = token.split(".")
     if len(parts) != 3:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        at = claims[name]
-        return datetime.fromtimestamp(at, UTC) if isinstance(at, int | float) else None
-    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    return claims.get(name) if isinstance(claims, dict) else None
 
 
 def bearer(token: str, where: str) -> str:
@@ -336,6 +346,16 @@ def redex_login(http: Http, api_key: Secret, client_id: Secret, client_secret: S
     return Login(RedexGrants(http, api_key, client_id, client_secret))
 
 
+def too_long(address: str) -> str:
+    """What is wrong with an e-mail address, if anything: D-REC keeps no session whose token is too long (section 2)."""
+    if len(address) <= DREC_ADDRESS:
+        return ""
+    return (
+        f"the e-mail address of the login has {len(address)} characters. D-REC forgets the logins of addresses longer"
+        f' than {DREC_ADDRESS} and answers "Token revoked" to every call: register with a shorter one.'
+    )
+
+
 def drec_login(http: Http, username: Secret, password: Secret) -> Login:
     return Login(DrecGrants(http, username, password))
 
@@ -441,7 +461,7 @@ class Authorized:
 
     def _blamed(self, found: Answer, token: str, before: datetime) -> Exchange:
         """Whether the token or our clock is to blame for a refusal; nothing was stored in either case."""
-        side, issued = apart(found.date(), before, self._now()), _claim(token, "iat")
+        side, issued = apart(found.date(), before, self._now()), _when(token, "iat")
         if not side and found.date() is None and issued is not None and issued - self._now() > APART:
             side = f"at least {durations.shown(issued - self._now())} behind"  # it was made in our future
         if not side:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from heliograph import __version__
 from heliograph.core import daily, durations
 from heliograph.core.chain import fingerprint
-from heliograph.core.delivery import Blocked
+from heliograph.core.delivery import Blocked, Note
 from heliograph.core.errors import StoreError
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import continuous
@@ -68,6 +68,10 @@ class UplinkHealth:
     """Days among the rejected ones that a person has set aside; they need nobody any more."""
     waits: tuple[Blocked, ...] = ()
     """Where order is the rule: devices that wait for a decision about one day."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know about the platform and the devices there; only from the running daemon."""
+    needs: tuple[str, ...] = ()
+    """The same where somebody has to do something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,8 @@ class Live:
     pauses: dict[str, Pause | None] = field(default_factory=dict)
     tokens: dict[str, datetime | None] = field(default_factory=dict)
     """When the tokens end that somebody has to replace."""
+    notes: dict[str, Sequence[Note]] = field(default_factory=dict)
+    """What the uplinks have to say."""
     clock: str = ""
     """What a second witness says against the clock."""
     recovery: dict[str, str] = field(default_factory=dict)
@@ -298,6 +304,7 @@ def _proof(store: Store) -> ProofHealth:
 def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None, *, ordered: bool) -> UplinkHealth:
     trouble = store.outbox.trouble(name)
     pause = live.pauses.get(name) if live else None
+    notes = live.notes.get(name, ()) if live else ()
     return UplinkHealth(
         name,
         rows,
@@ -309,6 +316,8 @@ def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None,
         live.tokens.get(name) if live else None,
         store.outbox.decided_aside(name),
         tuple(store.outbox.blocked(name)) if ordered else (),
+        tuple(note.text for note in notes if not note.alarm),
+        tuple(note.text for note in notes if note.alarm),
     )
 
 
@@ -357,6 +366,7 @@ def _alarms(
                 f"The token for {uplink.name} {ends} at {uplink.token_until:%Y-%m-%d %H:%M} UTC. Put a new one in its"
                 " place (a file is read again by itself); days wait until then, none is lost."
             )
+        found += [f"{uplink.name}: {need}" for need in uplink.needs]
         if count := uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0) - uplink.aside:
             found.append(f"{uplink.name} has not taken {count} days: {uplink.trouble}. Look at: heliograph backlog")
         found += [f"{device}. {device.todo}" for device in uplink.waits]

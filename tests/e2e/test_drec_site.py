@@ -1,0 +1,380 @@
+"""Whole backlogs at the stand-in for D-REC: what it knows of the devices decides what is sent, and nothing is provoked.
+
+HELIOGRAPH_SEED=7 HELIOGRAPH_DREC_DAYS=2000 python -m pytest tests/e2e/test_drec_site.py -n 0 -s
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+
+from heliograph.core.ceiling import Plant, ceiling_wh
+from heliograph.core.daily import Border, Day, day_of
+from heliograph.core.delivery import Verdict
+from heliograph.core.readings import Moment, Reading
+from heliograph.core.site import Report
+from heliograph.rehearsal.sandbox import Sandbox
+from heliograph.rehearsal.sandbox_drec import Device
+from heliograph.store import Store
+from heliograph.uplink.drec import Drec
+from heliograph.uplink.drec_packing import ReadType
+from heliograph.uplink.http import Http
+from heliograph.uplink.tokens import Secret, StaticToken, TokenSource, drec_login
+from heliograph.work.deliver import Pace, deliver
+from tests.fakes import SINGAPORE, START, FakeClock, in_memory
+
+SEED = int(os.environ.get("HELIOGRAPH_SEED", "0")) or random.randrange(1, 10**6)
+DAYS = int(os.environ.get("HELIOGRAPH_DREC_DAYS", "40"))
+KW = 10.0
+DAY = timedelta(days=1)
+LONG_AGO = START - timedelta(days=400)
+
+
+def border(day: int) -> datetime:
+    return START + day * DAY
+
+
+class Site:
+    """A store with closed days, the platform, and the uplink between them."""
+
+    def __init__(self, store: Store, clock: FakeClock, platform: Sandbox, uplink: Drec) -> None:
+        self.store, self.clock, self.platform, self.uplink = store, clock, platform, uplink
+
+    def run(self, hours: int, after: Callable[[], None] = lambda: None) -> None:
+        pace = Pace(60)
+        for _ in range(hours * 6):
+            deliver(self.uplink, self.store, self.clock, pace, lambda: 0.5)
+            after()
+            self.clock.leap(minutes=10)
+
+    def rows(self, meter: str) -> Mapping[date, tuple[str, str]]:
+        return {row["day"]: (row["state"], row["rule"]) for row in self.store.outbox.shown("drec", meter)}
+
+    def rules(self) -> list[str]:
+        return sorted({violation.rule for violation in self.platform.violations})
+
+
+@contextmanager
+def site(
+    energies: Mapping[str, Sequence[int]],
+    devices: Sequence[Device],
+    *,
+    kind: ReadType = "Delta",
+    login: bool = False,
+    zero: int = 0,
+) -> Iterator[Site]:
+    clock = FakeClock()
+    with in_memory() as folder:
+        store = _filled(folder, clock, energies)
+        platform = Sandbox(clock.now, token="fixed", devices=devices)
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            url, headers = request.url, dict(request.headers)
+            found = platform.handle(request.method, url.path, url.query.decode(), headers, request.content)
+            return httpx.Response(found.status, headers=list(found.headers), content=found.body)
+
+        http = Http("https://platform.example/api", transport=httpx.MockTransport(answer))
+        tokens: TokenSource = StaticToken(Secret(env="T", environ={"T": "fixed"}))
+        if login:
+            name, word = (
+                Secret(env="T", environ={"T": text}) for text in (platform.drec.username, platform.drec.password)
+            )
+            tokens = drec_login(http, name, word)
+        zeros = dict.fromkeys(energies, zero)
+        uplink = Drec("drec", http, kind, tokens, clock.now, zero_wh=zeros, sleep=lambda _: None)
+        yield Site(store, clock, platform, uplink)
+        store.close()
+
+
+def _filled(folder: Path, clock: FakeClock, energies: Mapping[str, Sequence[int]]) -> Store:
+    store = Store.writer(folder)
+    store.readings.begin("site", "Asia/Singapore", clock.boot_id, clock.now())
+    for meter, periods in energies.items():
+        store.readings.know_meter(meter, "energy_export")
+        store.readings.add([Reading(meter, Moment(START, "boot-1", 0, True), 0)])
+        first = store.readings.last(meter)
+        assert first is not None and first.id is not None
+        store.days.commission(meter, Border(START, 0, 0, "start", first.id, None), START)
+        for number, period in enumerate(periods):
+            opening = store.days.last_border(meter)
+            assert opening is not None
+            index = opening.index_wh + period
+            closing = Border(border(number + 1), index, opening.total_wh + period, "read", first.id, None)
+            day = Day(meter, day_of(opening.at, SINGAPORE), opening, closing)
+            store.days.close(day, closing.at, (Report("drec", meter),))
+    clock.at = border(max(map(len, energies.values()))) + timedelta(hours=1)
+    return store
+
+
+def plant(name: str, created: datetime = START - DAY, **more: object) -> Device:
+    return Device(name, KW, created, LONG_AGO, **more)  # type: ignore[arg-type]  # passed on as they are
+
+
+# Capacity
+
+
+def weather(rng: random.Random) -> list[int]:
+    """Days around the ceiling: clear ones above it, dull and dark ones, and a dull one at the end."""
+    most = ceiling_wh(Plant(KW), START, START + DAY, START, reserve=0)
+    days: list[int] = []
+    clear = 0
+    while len(days) < DAYS - 1:
+        clear = clear + 1 if clear < 4 and rng.random() < 0.4 else 0
+        share = rng.uniform(1.0, 1.15) if clear else rng.choice([0.0, rng.uniform(0.1, 0.5), rng.uniform(0.5, 0.97)])
+        days.append(int(most * share))
+    return [*days, 1000]
+
+
+def crowd() -> dict[str, list[int]]:
+    print(f"HELIOGRAPH_SEED={SEED}")
+    rng = random.Random(SEED)
+    return {f"m{number}": weather(rng) for number in range(10)}
+
+
+def test_ten_devices_with_too_small_a_capacity_are_delivered_without_one_refusal() -> None:
+    energies = crowd()
+    with site(energies, [plant(name) for name in energies]) as one:
+        one.run(hours=4 + DAYS // 4)
+        assert one.rules() == []
+        for name, periods in energies.items():
+            states = {state for state, _ in one.rows(name).values()}
+            assert one.platform.total_wh("drec", name) == sum(periods), one.rows(name)
+            assert states == {"confirmed"}, one.rows(name)
+        assert one.platform.requests["drec.mine"] <= 2 + DAYS // 40
+        assert any("above what the platform takes" in note.text and note.alarm for note in one.uplink.notes())
+
+
+def test_the_same_devices_provoke_refusals_where_the_platform_does_not_tell_their_capacity() -> None:
+    energies = crowd()
+    with site(energies, [plant(name) for name in energies]) as one:
+        one.platform.outage(START, timedelta(days=10_000), "403", "drec.mine")
+        one.run(hours=6)
+        assert "L4" in one.rules()
+        assert any("DEVICE Read" in note.text for note in one.uplink.notes())
+
+
+def test_too_much_for_many_days_waits_loudly_and_goes_when_the_platform_is_set_right() -> None:
+    energies = {"m0": [1000, *[90_000] * 6], "m1": [50_000] * 7}
+    with site(energies, [plant("m0"), plant("m1")]) as one:
+        one.run(hours=2)
+        assert [state for state, _ in one.rows("m0").values()] == ["confirmed", *["due"] * 6]
+        assert {state for state, _ in one.rows("m1").values()} == {"confirmed"}
+        assert any("6 days wait" in note.text and note.alarm for note in one.uplink.notes())
+        one.platform.drec.onboard("m0", capacity_kw=20.0)
+        one.run(hours=26)  # it is read again once a day
+        assert one.platform.total_wh("drec", "m0") == sum(energies["m0"])
+        assert one.rules() == []
+        assert not any("wait" in note.text for note in one.uplink.notes())
+
+
+# Onboarding
+
+
+def ask_for_history(one: Site, meter: str, days: int) -> None:
+    """As `heliograph backlog retry METER DAYS --as-history` does it."""
+    rows = one.store.outbox.shown("drec", meter)[:days]
+    ids = {row.day: row.id for row in one.store.outbox.unconfirmed("drec", meter)}
+    one.store.outbox.settle(
+        [(ids[row["day"]], Verdict("due", "history"), one.clock.now()) for row in rows], one.clock.now()
+    )
+
+
+BEFORE = [20_000, 0, 70_000, 0, 66_000, 30_000, 0, 0, 64_400, 10]
+
+
+def test_what_was_metered_before_the_registration_is_set_aside_and_goes_as_history_when_asked_for() -> None:
+    energies = {"m0": [*BEFORE, 40_000, 0, 41_000, 42_000], "m1": [1000] * 14}
+    with site(energies, [plant("m0", border(10)), plant("m1")]) as one:
+        one.run(hours=2)
+        states = list(one.rows("m0").values())
+        assert states[:10] == [("rejected", "aside/E1")] * 10
+        assert {state for state, _ in states[10:]} == {"confirmed"}
+        assert "--as-history" in one.store.outbox.backlog("drec")[0]["remedy"]
+        assert one.platform.total_wh("drec", "m0") == 123_000
+        ask_for_history(one, "m0", 10)
+        one.run(hours=2)
+        assert one.rules() == []
+        assert one.platform.total_wh("drec", "m0") == sum(energies["m0"])
+        history = sorted(one.platform.drec.states["m0"].history)
+        assert sum(wh for *_, wh in history) == sum(BEFORE)
+        assert all(end < start for (_, end, _), (start, *_) in pairwise(history))
+        assert history[-1][1] == border(10) - timedelta(seconds=1)
+        assert list(one.platform.drec.states["m0"].reads) == [border(day) for day in (11, 13, 14)]
+        rows = list(one.rows("m0").values())
+        assert {state for state, _ in rows if state != "rejected"} == {"confirmed"}
+        skipped = [day for day, row in enumerate(rows) if row[0] == "rejected"]
+        assert all(rows[day] == ("rejected", "aside/H4") and BEFORE[day] == 0 for day in skipped)
+
+
+def test_new_days_do_not_wait_for_history_and_a_lost_answer_loses_nothing() -> None:
+    energies = {"m0": [20_000] * 8}
+    with site(energies, [plant("m0", border(4))]) as one:
+        one.run(hours=1)
+        ask_for_history(one, "m0", 4)
+        for fault in ("drop-after", "drop-before"):
+            one.platform.fault(fault, 1, "drec.send")
+        one.run(hours=3)
+        assert one.platform.total_wh("drec", "m0") == sum(energies["m0"])
+        assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}
+
+
+def test_a_day_in_the_middle_of_which_the_device_was_registered_is_claimed_in_no_way() -> None:
+    energies = {"m0": [20_000] * 6}
+    with site(energies, [plant("m0", border(2) + timedelta(hours=9))]) as one:
+        one.run(hours=2)
+        ask_for_history(one, "m0", 3)
+        one.run(hours=2)
+        assert [state for state, _ in one.rows("m0").values()] == [*["confirmed"] * 2, "rejected", *["confirmed"] * 3]
+        assert one.rows("m0")[date(2026, 3, 16)] == ("rejected", "aside/E1")
+        assert one.platform.total_wh("drec", "m0") == 100_000
+        assert one.rules() == []
+
+
+def test_without_the_list_the_servers_own_word_sets_days_aside() -> None:
+    energies = {"m0": [20_000] * 4}
+    with site(energies, [plant("m0", border(2))]) as one:
+        one.platform.outage(START, timedelta(days=10_000), "403", "drec.mine")
+        one.run(hours=2)
+        assert list(one.rows("m0").values())[:2] == [("rejected", "aside/E1")] * 2
+        assert one.platform.total_wh("drec", "m0") == 40_000
+
+
+def test_energy_before_the_commissioning_is_set_aside() -> None:
+    device = Device("m0", KW, START - DAY, border(2))
+    with site({"m0": [20_000] * 4}, [device]) as one:
+        one.run(hours=2)
+        assert list(one.rows("m0").values())[:2] == [("rejected", "aside/E2")] * 2
+        assert one.platform.total_wh("drec", "m0") == 40_000
+        assert one.rules() == []
+
+
+def test_the_first_read_is_told_to_be_the_baseline() -> None:
+    with site({"m0": [70_000, 20_000]}, [plant("m0")]) as one:
+        one.uplink.prepare(one.store.outbox.candidates("drec", one.clock.now(), ordered=True, limit=10))
+        assert any("baseline" in note.text and not note.alarm for note in one.uplink.notes())
+        one.run(hours=1)
+        # It alone has no ceiling, so it is sent as it is, although it is above it.
+        assert list(one.platform.stored_wh("drec", "m0").values()) == [70_000, 20_000]
+        assert not any("baseline" in note.text for note in one.uplink.notes())
+
+
+# Type lock, unknown device
+
+
+def test_a_device_of_the_other_type_waits_alone_and_goes_on_when_the_platform_lets_it() -> None:
+    with site({"m0": [20_000] * 3, "m1": [30_000] * 3}, [plant("m0"), plant("m1")]) as one:
+        one.platform.drec.states["m0"].read_type = "Aggregate"
+        one.run(hours=3)
+        first = one.store.outbox.backlog("drec")[0]
+        assert (first["state"], first["rule"], first["meter"]) == ("due", "L1", "m0")
+        assert 'read_type = "Aggregate"' in first["remedy"]
+        assert one.platform.total_wh("drec", "m1") == 90_000
+        assert one.rules() == []
+        one.platform.drec.states["m0"].read_type = None
+        one.run(hours=26)
+        assert one.platform.total_wh("drec", "m0") == 60_000
+
+
+def test_a_locked_type_that_only_the_answer_tells_is_held() -> None:
+    with site({"m0": [20_000] * 3, "m1": [30_000] * 3}, [plant("m0"), plant("m1")]) as one:
+        one.platform.outage(START, timedelta(days=10_000), "403", "drec.mine")
+        one.platform.drec.states["m0"].read_type = "Aggregate"
+        one.run(hours=3)
+        assert next(iter(one.rows("m0").values())) == ("held", "L1")
+        assert one.platform.total_wh("drec", "m1") == 90_000
+
+
+def test_a_device_that_is_not_registered_waits_alone_and_is_looked_for_every_hour() -> None:
+    with site({"m0": [20_000] * 3, "m1": [30_000] * 3}, [plant("m1")]) as one:
+        one.run(hours=5)
+        assert next(iter(one.rows("m0").values())) == ("due", "D5")
+        assert one.platform.total_wh("drec", "m1") == 90_000
+        assert one.platform.requests["drec.send"] <= 3 + 5
+        assert any("lists no device m0" in note.text and note.alarm for note in one.uplink.notes())
+        one.platform.drec.onboard("m0", created_at=START - DAY, commissioned=LONG_AGO)
+        one.run(hours=2)
+        assert one.platform.total_wh("drec", "m0") == 60_000
+        assert not any("lists no device" in note.text for note in one.uplink.notes())
+
+
+# Tokens
+
+
+def test_a_token_revoked_in_mid_backlog_is_renewed_and_nothing_is_lost() -> None:
+    energies = {"m0": [20_000] * 30}
+    with site(energies, [plant("m0")], login=True) as one:
+        one.platform.drec.session_race = True
+        ends = iter([5, 12, 20])
+        left = [next(ends)]
+
+        def revoke() -> None:
+            if one.platform.requests["drec.send"] >= left[0]:
+                one.platform.revoke()
+                left[0] = next(ends, 10**6)
+
+        pace = Pace(3)
+        for _ in range(60):
+            deliver(one.uplink, one.store, one.clock, pace, lambda: 0.5)
+            revoke()
+            one.clock.leap(minutes=2)
+        assert one.platform.requests["drec.login"] == 4
+        assert one.platform.total_wh("drec", "m0") == 600_000
+        assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}
+
+
+def test_a_login_that_the_platform_forgets_at_once_pauses_the_sending_and_says_why() -> None:
+    with site({"m0": [20_000] * 3}, [plant("m0")], login=True) as one:
+        issue = one.platform.drec.issue
+
+        def forgotten(session: bool = True) -> str:
+            del session
+            return issue(session=False)
+
+        one.platform.drec.issue = forgotten  # type: ignore[method-assign]  # as with a token too long for its column
+        one.run(hours=3)
+        first = one.store.outbox.backlog("drec")[0]
+        assert (first["state"], first["rule"]) == ("due", "T4")
+        assert "45 characters" in first["remedy"]
+        assert one.platform.requests["drec.login"] <= 8
+        one.platform.drec.issue = issue  # type: ignore[method-assign]  # as it was
+        one.run(hours=3)
+        assert one.platform.total_wh("drec", "m0") == 60_000
+
+
+# Aggregate
+
+
+def test_aggregate_sends_its_running_total_and_knows_its_own_baseline() -> None:
+    energies = {"m0": [20_000, 0, 30_000, 70_000, 10_000]}
+    with site(energies, [plant("m0")], kind="Aggregate") as one:
+        one.run(hours=3)
+        assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}, one.rows("m0")
+        state = one.platform.drec.states["m0"]
+        assert state.counter is not None and state.counter[1] == 130_000
+        assert one.platform.total_wh("drec", "m0") == 110_000  # the first value is where the platform counts from
+        assert one.rules() == []
+
+
+def test_a_counter_that_did_not_start_at_the_registration_is_not_sent() -> None:
+    energies = {"m0": [20_000] * 4}
+    with site(energies, [plant("m0", border(2))], kind="Aggregate") as one:
+        one.run(hours=2)
+        rows = list(one.rows("m0").values())
+        assert rows[:3] == [("rejected", "aside/E1"), ("rejected", "aside/E1"), ("due", "A3")]
+        assert one.platform.requests["drec.send"] == 0
+
+
+@pytest.mark.parametrize("login", [False, True])
+def test_a_list_that_is_away_for_a_while_delays_nothing(login: bool) -> None:
+    with site({"m0": [20_000] * 3}, [plant("m0")], login=login) as one:
+        one.platform.outage(START, timedelta(days=10_000), "503", "drec.mine")
+        one.run(hours=1)
+        assert one.platform.total_wh("drec", "m0") == 60_000
