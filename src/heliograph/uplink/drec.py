@@ -208,7 +208,8 @@ class Drec:
         found = {} if isinstance(reads, Verdict) else self._told(rows, reads)
         if found and all(reading.same(row, found[row.id]) for row in rows):
             return Verdict("confirmed", "baseline", "the platform counts from here")
-        return replace(taken, state="unclear", text="the counter's first value is read back before another one is sent")
+        words = "the counter's first value is read back before another one is sent"
+        return replace(taken, state="unclear", text=words, remedy=LOOK)
 
     def _refusal(self, rule: Rule, answer: Answer, rows: Sequence[DayRow]) -> Verdict:
         words, now, last = answer.words(), self._now(), bare_rule(rows[-1].last_rule)
