@@ -428,18 +428,22 @@ class Authorized:
         def once(token: str) -> Exchange:
             return self.http.exchange(method, path, query=query, body=body, token=token, hide=self.tokens.secrets())
 
+        def patiently(token: str) -> Exchange:
+            found = once(token)
+            if not (isinstance(found, Answer) and self._hasty(found)):
+                return found
+            self._sleep(SESSION_PAUSE)
+            return once(token)
+
         now = self._now()
         try:
             token = self.tokens.token(now)
             if self.tokens.by_hand and (end := expires(token)) is not None and end <= now:
                 return self._ended(end)
-            found = once(token)
-            if isinstance(found, Answer) and self._hasty(found):
-                self._sleep(SESSION_PAUSE)
-                found = once(token)
+            found = patiently(token)
             if isinstance(found, Answer) and self._refused(found) and self.tokens.renew(now, token):
                 token = self.tokens.token(now)
-                found = once(token)
+                found = patiently(token)  # a fresh login is the one that may not be known yet
         except (ConfigError, UplinkError) as exc:
             if isinstance(exc, ConfigError):
                 return NotSent("config", exc.message, exc.hint)
