@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,6 @@ import pytest
 
 from heliograph.core.ceiling import Plant, ceiling_wh
 from heliograph.core.daily import Border, Day, day_of
-from heliograph.core.delivery import Verdict
 from heliograph.core.readings import Moment, Reading
 from heliograph.core.site import Report
 from heliograph.rehearsal.sandbox import Sandbox
@@ -28,8 +28,9 @@ from heliograph.uplink.drec import Drec
 from heliograph.uplink.drec_packing import ReadType
 from heliograph.uplink.http import Http
 from heliograph.uplink.tokens import Secret, StaticToken, TokenSource, drec_login
+from heliograph.work.decide import decide
 from heliograph.work.deliver import Pace, deliver
-from tests.fakes import SINGAPORE, START, FakeClock, in_memory
+from tests.fakes import SINGAPORE, START, FakeClock, a_meter, in_memory
 
 SEED = int(os.environ.get("HELIOGRAPH_SEED", "0")) or random.randrange(1, 10**6)
 DAYS = int(os.environ.get("HELIOGRAPH_DREC_DAYS", "40"))
@@ -183,11 +184,10 @@ def test_too_much_for_many_days_waits_loudly_and_goes_when_the_platform_is_set_r
 
 def ask_for_history(one: Site, meter: str, days: int) -> None:
     """As `heliograph backlog retry METER DAYS --as-history` does it."""
-    rows = one.store.outbox.shown("drec", meter)[:days]
-    ids = {row.day: row.id for row in one.store.outbox.unconfirmed("drec", meter)}
-    one.store.outbox.settle(
-        [(ids[row["day"]], Verdict("due", "history"), one.clock.now()) for row in rows], one.clock.now()
-    )
+    report = Report("drec", meter, ordered=True, history=True)
+    first, last = (str(day_of(border(day), SINGAPORE)) for day in (0, days - 1))
+    wish = {"uplink": "drec", "first": first, "last": last, "as_history": True, "dry": False}
+    decide(replace(a_meter(meter), reports=(report,)), "retry", wish, one.store, one.clock.now())
 
 
 BEFORE = [20_000, 0, 70_000, 0, 66_000, 30_000, 0, 0, 64_400, 10]

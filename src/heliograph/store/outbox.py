@@ -455,10 +455,10 @@ class Outbox:
         )
 
     def decided_aside(self, uplink: str) -> int:
-        """Rows that a person has set aside: they need nobody any more."""
+        """Rows that a person has set aside, or that hold no energy (drec.md section 6.8, H4): they need nobody."""
         row = self._db.one(
             "SELECT count(*) AS n FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
-            " AND state = 'rejected' AND rule = ?",
+            " AND state = 'rejected' AND rule IN (?, 'aside/H4')",
             [uplink, BY_PERSON],
         )
         return int(row["n"]) if row else 0
