@@ -24,6 +24,7 @@ from heliograph.work.amend import carry_out
 from heliograph.work.decide import decide
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.health import health
+from heliograph.work.recover import Recovery
 from tests.fakes import RULES, START, FakeClock, FakeUplink, a_meter
 from tests.work.test_deliver import make_store, run, states
 
@@ -190,6 +191,27 @@ def test_after_a_restore_a_row_without_a_claim_is_asked_about(store: Store, cloc
     decide(M0, "set-aside", wish(), store, clock.now())
     (planned,) = decide(M0, "retry", wish(), store, clock.now())["days"]
     assert planned["becomes"] == "unclear" and row(store).doubted
+
+
+def test_a_row_that_came_out_of_a_restored_copy_takes_the_road_of_the_recovery(store: Store, clock: FakeClock) -> None:
+    """The recovery found another value there; the platform corrects it, and a retry asks it once more."""
+    store.journal.learn(RECOVERY, {"at": micros(clock.now()), "done": ["m0", "m1"]})
+    store._connection.execute("UPDATE outbox SET state = 'unclear' WHERE state = 'due'")
+    uplink, pace, recovery = FakeUplink(), Pace(clock), Recovery([M0, reporting("m1")], RULES)
+    uplink.stored["STR-m0", "2026-03-14"] = (1, 1)
+    clock.leap(hours=1)
+
+    def settled() -> delivery.DayRow:
+        recovery.ask(uplink, store, clock, pace)
+        assert recovery.settle(store, clock) == {}
+        return row(store)
+
+    assert (settled().state, row(store).claim) == ("held", None)
+    uplink.stored["STR-m0", "2026-03-14"] = (1000, 1000)
+    decide(M0, "retry", wish(), store, clock.now())
+    assert settled().state == "confirmed"
+    run(uplink, store, clock)
+    assert states(store) == {"confirmed": 6} and uplink.twice == []
 
 
 def test_where_a_platform_cannot_be_asked_a_person_says_so(store: Store, clock: FakeClock) -> None:

@@ -23,7 +23,7 @@ from heliograph.cli.options import (
 )
 from heliograph.core import durations
 from heliograph.core.daily import day_of
-from heliograph.core.delivery import commands
+from heliograph.core.delivery import SETTLED, commands
 from heliograph.core.figures import kwh
 from heliograph.work.decide import waiting
 
@@ -68,7 +68,7 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
         meter = one_of(store.readings.meters(), meter)
     which = a_day(day, day_of(now, app.rules.zone)) if day is not None else None
     rows, blocked = waiting(app.meters, store, uplink, meter, which)
-    waits = any(row["state"] in ("rejected", "held") and row["rule"] != "aside/person" for row in rows)
+    waits = any(row["state"] in ("rejected", "held") and row["rule"] not in SETTLED for row in rows)
     if as_json:
         print_json(rows)
         return 1 if waits else 0
@@ -107,7 +107,7 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
 
 def _next(row: Mapping[str, Any], now: datetime) -> str:
     which = f"{row['meter']} {row['day']} --uplink {row['uplink']}"
-    if row["rule"] == "aside/person":
+    if row["rule"] in SETTLED:
         return f"nothing, or to undo it: heliograph backlog retry {which}"
     if row["state"] in ("rejected", "held"):
         return f"{row['remedy']} Then: {commands(row['meter'], row['day'], row['uplink'])}".strip()

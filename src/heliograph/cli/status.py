@@ -57,7 +57,7 @@ def command(config: Path | None, as_json: bool) -> int:
         rows = ", ".join(f"{count} {state}" for state, count in sorted(uplink["rows"].items())) or "nothing to send yet"
         click.echo(
             f"{uplink['name']}: {rows}"
-            + (f" ({uplink['aside']} of them set aside by a person)" if uplink["aside"] else "")
+            + (f" ({uplink['aside']} of them set aside)" if uplink["aside"] else "")
             + (f"; {uplink['trouble']}" if uplink["trouble"] else "")
             + (f"; token until {uplink['token_until'][:16]} UTC" if uplink["token_until"] else "")
         )

@@ -177,6 +177,8 @@ class Note:
 HISTORY = "history"
 ASIDE = "aside/"
 BY_PERSON = "aside/person"
+# Set aside, and nothing is left to be done: somebody decided, or there is no energy in it (drec.md section 6.8, H4).
+SETTLED = (BY_PERSON, "aside/H4")
 RETRY = "retry"
 
 

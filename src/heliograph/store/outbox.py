@@ -14,9 +14,9 @@ from typing import Any, cast
 from heliograph.core import chain as links
 from heliograph.core import entries
 from heliograph.core.delivery import (
-    BY_PERSON,
     HISTORY,
     RETRY,
+    SETTLED,
     Blocked,
     DayRow,
     Decision,
@@ -450,16 +450,16 @@ class Outbox:
         """The newest row that was refused, or failed and waits: what a person should read first."""
         return self._db.one(
             "SELECT state, rule, answer, remedy FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
-            " AND rule NOT IN ('', 'aside/person') ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
-            [uplink],
+            " AND rule NOT IN ('', ?, ?, ?, ?) ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
+            [uplink, *SETTLED, RETRY, HISTORY],
         )
 
     def decided_aside(self, uplink: str) -> int:
-        """Rows that a person has set aside, or that hold no energy (drec.md section 6.8, H4): they need nobody."""
+        """Rows that are set aside and need nobody any more."""
         row = self._db.one(
             "SELECT count(*) AS n FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
-            " AND state = 'rejected' AND rule IN (?, 'aside/H4')",
-            [uplink, BY_PERSON],
+            " AND state = 'rejected' AND rule IN (?, ?)",
+            [uplink, *SETTLED],
         )
         return int(row["n"]) if row else 0
 

@@ -231,9 +231,7 @@ class Drec:
                 behind = rows[-1].end - there if there is not None else timedelta(0)
                 return verdict("due", behind + timedelta(seconds=5) if behind > timedelta(0) else timedelta(minutes=10))
             case "RETRY-RB" if rule.id == "T11" and now - self._since(rows[-1].id, now) >= A_DAY:
-                return replace(
-                    verdict("rejected"), remedy="The platform fails on this day since 24 h; ask it, then release."
-                )
+                return replace(verdict("rejected"), remedy="The platform fails on this day since 24 h; ask it.")
             case "RETRY-RB":
                 return verdict("unclear", answer.retry_after(now))
             case "AUTH":  # it was renewed and repeated once already
@@ -289,7 +287,7 @@ class Drec:
 
     @staticmethod
     def _vanished(rule: Rule, words: str, rows: Sequence[DayRow]) -> Verdict:
-        remedy = "Compare with the platform's list of reads, then release the day or leave it."
+        remedy = "Compare with the platform's list of reads."
         if rule.id == "A1" and not rows[-1].last_rule:
             remedy = "A replaced or reset counter needs a new base: register a new device, or set read_type to Delta."
             return Verdict("held", "A1", words, remedy)

@@ -298,9 +298,7 @@ class Redex:
         if len(rows) == 1:
             incident.closed = True
             self._refused.add(rows[0].remote_id)
-            remedy = (
-                f"Check that {rows[0].remote_id} is registered and in force on {rows[0].day}; then release the day."
-            )
+            remedy = f"Check that {rows[0].remote_id} is registered and in force on {rows[0].day}."
             self._barren.add(rows[0].remote_id)
             if level == 0 or incident.accepted or len(self._barren) == 1:
                 return _same(rows, Verdict("rejected", rule, words, remedy))
@@ -309,9 +307,7 @@ class Redex:
         inverters = {row.remote_id for row in rows}
         if incident.requests >= BISECT_LIMIT or (len(inverters) == 1 and inverters <= self._refused):
             incident.closed = incident.requests >= BISECT_LIMIT
-            remedy = (
-                f"The platform refuses something in these {len(rows)} days; check the registration, then release them."
-            )
+            remedy = f"The platform refuses something in these {len(rows)} days; check the registration."
             return _same(rows, Verdict("held", rule, words, remedy))
         remedy = "Sent again in parts, to find the record that is refused."
         return _same(rows, Verdict("due", f"{rule}/{number}/{level + 1}", words, remedy, at_once=True))
@@ -401,9 +397,7 @@ class Redex:
             if not isinstance(answer, Answer):
                 return fault(answer)
             if answer.status in (404, 405):
-                remedy = (
-                    "This platform has no read-back: look the days up by hand, then release those that are missing."
-                )
+                remedy = "This platform has no read-back: look the days up by hand; retry the missing with --not-there."
                 return Verdict("held", f"B{answer.status}", answer.words(), remedy)
             envelope = _envelope(answer)
             data = envelope.get("Data") if envelope is not None else None

@@ -65,7 +65,7 @@ class UplinkHealth:
     token_until: datetime | None
     """When a token ends that does not renew itself; known only to the running daemon."""
     aside: int = 0
-    """Days among the rejected ones that a person has set aside; they need nobody any more."""
+    """Days among the rejected ones that are set aside and need nobody any more."""
     waits: tuple[Blocked, ...] = ()
     """Where order is the rule: devices that wait for a decision about one day."""
     notes: tuple[str, ...] = ()
