@@ -83,6 +83,11 @@ class Site:
         self.platform = stack.enter_context(
             Sandbox(now=self.clock.now, token="token", timezone=ZONE.key, processing_delay=delay)
         )
+        if "drec" in uplinks:
+            # It has a read already, so that none of ours is the first, which has no ceiling.
+            self.platform.drec.onboard("roof")
+            state = self.platform.drec.states["roof"]
+            state.read_type, state.last = "Delta", self.clock.now()
         self.config = folder / "config.toml"
         reports = ", ".join(f'{name} = "{REMOTE[name]}"' for name in uplinks)
         blocks = "".join(UPLINKS[name].format(platform=self.platform.url, folder=folder) for name in uplinks)
@@ -313,7 +318,8 @@ def test_without_a_copy_the_total_goes_on_from_the_platforms_and_nothing_is_inve
 def test_a_day_inside_a_sum_waits_until_the_held_days_of_that_sum_are_released(tmp_path: Path) -> None:
     """It is closed here and the platform shows nothing at its end: asked about alone, it would be sent once more."""
     with ExitStack() as stack:
-        site = Site(tmp_path, ("drec",), 2006, stack, kw=50)
+        site = Site(tmp_path, ("drec",), 2022, stack, kw=50)
+        site.platform.drec.onboard("roof", capacity_kw=51.0)  # three clear days are too much, with the fourth they pass
         with site.running() as daemon:
             site.to_midnight(daemon, 12)
             daemon._copy()

@@ -402,6 +402,13 @@ def test_a_second_counter_at_the_instant_of_the_baseline_is_refused(client: Clie
     assert client.rules == ["A4"]
 
 
+def test_the_second_counter_is_measured_from_the_baseline(client: Client) -> None:
+    client.send(read(DAY, 1000, "Aggregate"))
+    assert client.send(read(NEXT, 1000 + 65_754, "Aggregate"))[0] == 409
+    assert client.rules == ["A2"]
+    assert client.send(read(NEXT, 1000 + 65_753, "Aggregate"))[0] == 201
+
+
 def test_the_counter_of_a_lifetime_is_refused_as_first_aggregate(client: Client) -> None:
     assert client.send(read(DAY, 65_754, "Aggregate"))[0] == 409
     assert client.rules == ["A3"]

@@ -13,6 +13,7 @@ import pytest
 
 from heliograph.uplink.drec_rules import RULES, Action, classify
 from heliograph.uplink.http import Answer
+from tests.rehearsal.test_sandbox_drec import REFUSED, Client, Clock
 
 ISO, JS = "2026-05-01T16:00:00.000Z", "Fri May 01 2026 16:00:00 GMT+0000 (Coordinated Universal Time)"
 
@@ -194,3 +195,11 @@ def test_letter_case_blanks_and_apostrophes_make_no_difference(row: Row) -> None
 def test_a_message_of_another_status_is_not_taken_for_a_rule() -> None:
     assert classify(Answer(500, json=g1("Failed, MaxEnergy: 0")), "Delta").id == "U5xx"
     assert classify(Answer(400, json=g1("Invalid device id")), "Delta").id == "U409"
+
+
+@pytest.mark.parametrize(("body", "status", "rule"), [(body, status, rule) for body, status, *_, rule in REFUSED])
+def test_the_stand_in_refuses_in_words_that_are_recognised(body: dict[str, Any], status: int, rule: str) -> None:
+    """It was written from the sheet on its own; where both are read, they must mean the same."""
+    status, answer = Client(Clock()).send(body)
+    found = classify(Answer(status, json=answer), str(body.get("type", "Delta")))
+    assert found.id == ("T11" if status == 500 else rule)

@@ -199,9 +199,20 @@ def test_a_picture_that_cannot_be_read_anew_is_kept() -> None:
 def test_a_first_read_makes_it_a_device_with_reads() -> None:
     devices = Devices(Platform(Answer(200, json=[{**ENTRY, "meterReadtype": None}])), None)
     devices.refresh(NOW)
-    devices.began("sg-roof", "Delta")
+    devices.began("sg-roof", "Delta", NOW)
     found = devices.get("SG-roof")
     assert found is not None and (found.first, found.read_type) == (False, "Delta")
+
+
+def test_a_read_of_a_device_that_was_not_listed_has_the_list_read_again() -> None:
+    devices = Devices(platform := Platform(Answer(200, json=listed("a")), Answer(200, json=listed("a", "b"))), None)
+    devices.refresh(NOW)
+    devices.began("a", "Delta", NOW)
+    devices.refresh(NOW + timedelta(hours=1))
+    assert len(platform.asked) == 1
+    devices.began("b", "Delta", NOW + timedelta(hours=1))
+    devices.refresh(NOW + timedelta(hours=1))
+    assert len(platform.asked) == 2 and devices.unknown(["b"]) == []
 
 
 # Through the uplink

@@ -411,6 +411,8 @@ class Drec:
 
     def _check_ceiling(self, rule: str, state: State, end: datetime, wh: int) -> None:
         since = state.last if state.last is not None else state.device.created_at
+        if state.last is None and state.counter is not None:
+            since = state.counter[0]  # the strict reading: the baseline of a counter is a read, too
         hours = abs(end - since).total_seconds() / 3600
         if state.counter is not None and end == state.counter[0]:
             hours = 0.0

@@ -180,7 +180,7 @@ class Drec:
         if (verdict.rule, verdict.state) != ("T11", "unclear"):
             self._failing.pop(rows[-1].id, None)
         if verdict.state == "accepted" and kind != "History":
-            self._devices.began(rows[-1].remote_id, kind)
+            self._devices.began(rows[-1].remote_id, kind, self._now())
             if kind == "Aggregate" and self._starts(rows):
                 verdict = self._baseline(verdict, rows)
         return {row.id: verdict for row in rows}
@@ -340,7 +340,7 @@ class Drec:
                 remedy = "Ask the platform. Aggregate can lose energy in this way, Delta cannot."
                 found = {row.id: Unknown(Verdict("held", "A6", words, remedy)) for row in rows}
         if kind != "History" and any(isinstance(entry, Stored) for entry in found.values()):
-            self._devices.began(last.remote_id, kind)
+            self._devices.began(last.remote_id, kind, self._now())
         return found
 
     def _late(self, row: DayRow) -> bool:

@@ -114,10 +114,13 @@ class Devices:
         if self._asked is not None:
             self._next = max(now, self._asked + AT_MOST_EVERY)
 
-    def began(self, remote_id: str, read_type: str) -> None:
+    def began(self, remote_id: str, read_type: str, now: datetime) -> None:
         """The platform has a read of it now."""
         known = self.get(remote_id)
-        if known is not None and known.first:
+        if known is None and self.complete:
+            self._known[key(remote_id)] = Device(remote_id)  # it has been registered in the meantime
+            self.doubt(now)
+        elif known is not None and known.first:
             self._known[key(remote_id)] = replace(known, first=False, read_type=read_type)
 
     def refresh(self, now: datetime) -> Verdict | None:
