@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from heliograph.core.site import Report
 from heliograph.daemon import Daemon
 from heliograph.settings import DrecSettings, RedexSettings
 from heliograph.uplink.gate import Gate
+from heliograph.work.deliver import Pace
 from heliograph.work.health import health
 from tests.fakes import RULES, FakeClock, FakeUplink
 
@@ -118,3 +120,110 @@ def test_a_swap_to_another_meter_than_the_one_that_answers_is_refused(tmp_path: 
         for named, why in (("9", "answers with serial number 0030000001, not 9"), ("30000001", "never read")):
             with pytest.raises(UsageError, match=why):
                 running.answer("/api/v1/meters/roof/seam", {**wish, "new_serial": named})
+
+
+UPLINKS = """
+[uplink.redex]
+base_url = "http://127.0.0.1:1"
+token = {{ file = "{folder}/token" }}
+{spread}
+[uplink.drec]
+base_url = "http://127.0.0.1:1"
+token = {{ file = "{folder}/token" }}
+{spread}
+"""
+
+
+def a_site(folder: Path, spread: str = "") -> app.App:
+    (folder / "token").write_text("token")
+    text = CONFIG.format(folder=folder) + UPLINKS.format(folder=folder, spread=spread)
+    (folder / "config.toml").write_text(text)
+    return app.load(folder / "config.toml", FakeClock())
+
+
+def test_gateways_that_start_in_the_same_second_do_not_talk_to_a_platform_in_the_same_second(tmp_path: Path) -> None:
+    """A thousand from one card image: whatever they say first, no minute of it holds more than twice its share."""
+    site = a_site(tmp_path)
+    seen: dict[str, list[float]] = {"redex": [], "drec": [], "witness": [], "reconcile": []}
+    with site.writer() as store:
+        for _ in range(1000):
+            running = Daemon(site, store)
+            for name in ("redex", "drec"):
+                seen[name].append(running._delivers_from[name] - site.clock.since_boot())
+            seen["witness"].append(running._asks_from - site.clock.since_boot())
+            seen["reconcile"].append(running._reconciles_from["redex"] - site.clock.since_boot())
+    for name, span in (("redex", 840), ("drec", 840), ("witness", 300), ("reconcile", 7 * 86400)):
+        parts = Counter(int(12 * one / span) for one in seen[name])
+        assert sorted(parts) == list(range(12)), name
+        assert max(parts.values()) < 2 * 1000 / 12, name
+
+
+def test_nothing_is_said_to_a_platform_before_its_moment_whatever_the_clock_is_set_to(tmp_path: Path) -> None:
+    site = a_site(tmp_path)
+    clock = site.clock
+    assert isinstance(clock, FakeClock)
+    with site.writer() as store:
+        running, uplink = Daemon(site, store), FakeUplink()
+        running.uplinks = [uplink]
+        running._delivers_from["platform"] = running._reconciles_from["platform"] = clock.up + 600
+        running._asks_from = clock.up + 300
+        running.paces["platform"] = Pace(clock)
+        clock.synchronised = False
+        clock.at += timedelta(days=20_000)  # the network is back, and with it the time
+        running._deliver(uplink)
+        running._reconcile(uplink)
+        running._witness()
+        assert uplink.requests == 0
+        pause = running.live.pauses["platform"]
+        assert pause is not None and not pause.alarm and pause.text.startswith("begins at ")
+        clock.leap(seconds=300)
+        running._witness()
+        assert uplink.requests == 1
+        clock.leap(seconds=300)
+        running._deliver(uplink)
+        assert not running.live.pauses["platform"]
+
+
+def test_rounds_with_a_platform_keep_a_phase_of_their_own_also_when_the_clock_is_set(tmp_path: Path) -> None:
+    site = a_site(tmp_path)
+    with site.writer() as store:
+        running = Daemon(site, store)
+        for name, every in (("deliver redex", daemon.DELIVER_EVERY), ("storage", daemon.MEND_EVERY)):
+            running._add(name, every, lambda: None, own_phase=name.startswith("deliver"))
+        running._scheduler.start(paused=True)
+        try:
+            moments: dict[str, list[float]] = {"deliver redex": [], "storage": []}
+            for _ in range(200):
+                running.reschedule()
+                now = datetime.now(UTC)
+                for job in running._scheduler.get_jobs():
+                    moments[job.id].append((job.next_run_time - now).total_seconds())
+        finally:
+            running._scheduler.shutdown()
+    assert max(moments["storage"]) < 0.1
+    parts = Counter(int(one // 3) for one in moments["deliver redex"])
+    assert set(range(5)) <= set(parts) and max(parts.values()) < 80
+
+
+def test_without_a_spread_a_gateway_begins_at_once(tmp_path: Path) -> None:
+    site = a_site(tmp_path, 'spread = "0s"')
+    with site.writer() as store:
+        running = Daemon(site, store)
+        now = site.clock.since_boot()
+        assert set(running._delivers_from.values()) == {now} and running._asks_from == now
+    assert site.spread("drec") == timedelta(0)
+
+
+def test_the_nightly_offset_counts_from_the_moment_days_are_closed_and_outlives_a_restart(tmp_path: Path) -> None:
+    def offsets() -> set[timedelta]:
+        site = a_site(tmp_path)
+        text = (tmp_path / "config.toml").read_text()
+        (tmp_path / "config.toml").write_text(
+            text.replace("rated_kw", 'report_as = { redex = "R", drec = "D" }\nrated_kw')
+        )
+        site = app.load(tmp_path / "config.toml", FakeClock())
+        return {report.offset for meter in site.meters for report in meter.reports}
+
+    first = offsets()
+    assert first == offsets() and len(first) == 2
+    assert all(timedelta(minutes=15) <= one <= timedelta(hours=2, minutes=15) for one in first)

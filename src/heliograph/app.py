@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,9 @@ class App:
         from heliograph.uplink.gate import Gate
 
         return Gate(per_minute, self.clock, self.data_dir / f"requests.{uplink}")
+
+    def spread(self, uplink: str) -> timedelta:
+        return _uplink(self.config, uplink).spread
 
     def sign(self, message: bytes) -> tuple[bytes, bytes]:
         """The device's public key, and its signature under a message."""
@@ -277,7 +281,8 @@ def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
         Report(
             uplink,
             name,
-            spread_offset(site.id, uplink, (chosen := _uplink(config, uplink)).spread),
+            # From the moment at which days are closed everywhere, else an eighth of a fleet would push right then.
+            config.settings.close.after + spread_offset(site.id, uplink, (chosen := _uplink(config, uplink)).spread),
             chosen.ordered,
             chosen.history,
         )

@@ -21,6 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from heliograph.app import App
 from heliograph.core.chain import GENESIS, pack_message
+from heliograph.core.delivery import BEGIN_WITHIN
 from heliograph.core.errors import HeliographError, StoreError, StoreFault, UsageError
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
@@ -44,6 +45,7 @@ DELIVER_EVERY = timedelta(seconds=15)
 WITNESS_EVERY = timedelta(minutes=5)
 ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
+RECONCILE_LOOK = timedelta(minutes=15)
 PRUNE_EVERY = timedelta(hours=1)
 # A card that works again is used again within twice this.
 MEND_EVERY = timedelta(seconds=10)
@@ -67,7 +69,14 @@ class Daemon:
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
         self.paces = {uplink.name: Pace(app.clock) for uplink in self.uplinks}
+        # Power may have come back to a whole region in this second, or to a row of fresh cards from one image: each
+        # gateway begins to talk at a moment of its own. Reckoned from the boot, for setting the clock hastens nothing.
+        spreads = {uplink.name: app.spread(uplink.name) for uplink in self.uplinks}
+        self._delivers_from = {name: self._within(min(BEGIN_WITHIN, spread)) for name, spread in spreads.items()}
+        self._reconciles_from = {name: self._within(RECONCILE_EVERY) for name in spreads}
+        self._asks_from = self._within(min(WITNESS_EVERY, max(spreads.values(), default=timedelta(0))))
         self.recovery = Recovery(app.meters, app.rules)
+        self._own_phase: set[str] = set()
         self._token_days: dict[str, float] = {}
         self.damaged = False
         self.on_damage: Callable[[], None] = lambda: None
@@ -94,11 +103,12 @@ class Daemon:
             self._add(line.bus_id, every, partial(self._poll, line), executor=line.bus_id)
         self._add("storage", MEND_EVERY, self._mend)
         self._add("close", CLOSE_EVERY, self._stored(self._close))
-        self._add("witness", WITNESS_EVERY, self._witness)
+        self._add("witness", WITNESS_EVERY, self._witness, own_phase=True)
         for uplink in self.uplinks:
-            self._add(f"deliver {uplink.name}", DELIVER_EVERY, self._stored(partial(self._deliver, uplink)))
+            deliver = self._stored(partial(self._deliver, uplink))
+            self._add(f"deliver {uplink.name}", DELIVER_EVERY, deliver, own_phase=True)
             reconcile = self._stored(partial(self._reconcile, uplink))
-            self._add(f"reconcile {uplink.name}", RECONCILE_EVERY, reconcile, later=True)
+            self._add(f"reconcile {uplink.name}", RECONCILE_LOOK, reconcile, own_phase=True)
         # The first one at once: an installer wants the key's fingerprint before leaving the roof.
         self._add("attest", ATTEST_EVERY, self._stored(self._attest), later=self._attested())
         self._add("prune", PRUNE_EVERY, self._stored(self._prune), later=True)
@@ -109,11 +119,26 @@ class Daemon:
             "started", site=self.app.config.settings.site.id, meters=len(self.app.meters), data=str(self.app.data_dir)
         )
 
+    def _within(self, span: timedelta) -> float:
+        """A moment by chance, in seconds since boot; a stable one could lie behind every restart of a failing box."""
+        return self.app.clock.since_boot() + random.random() * span.total_seconds()
+
     def _add(
-        self, name: str, every: timedelta, job: Callable[[], None], *, executor: str = "default", later: bool = False
+        self,
+        name: str,
+        every: timedelta,
+        job: Callable[[], None],
+        *,
+        executor: str = "default",
+        later: bool = False,
+        own_phase: bool = False,
     ) -> None:
+        """Runs at once and then in its period; `later`: first after one; `own_phase`: it talks to a platform, so that
+        no two gateways run it in step."""
         seconds = max(every.total_seconds() / self.app.clock.rate, SHORTEST)
-        first = {} if later else {"next_run_time": datetime.now(UTC)}
+        first = {} if later else {"next_run_time": _soon(seconds if own_phase else 0.0)}
+        if own_phase:
+            self._own_phase.add(name)
         guarded = partial(self._guarded, name, job)
         self._scheduler.add_job(guarded, "interval", seconds=seconds, id=name, name=name, executor=executor, **first)
 
@@ -173,9 +198,11 @@ class Daemon:
             apart = now
 
     def reschedule(self) -> None:
-        """Every job runs now, and from now on in its period."""
+        """Every job runs now, and from now on in its period; one that talks to a platform within its period, for a
+        clock is set in many gateways at once when power and network come back."""
         for job in self._scheduler.get_jobs():
-            job.modify(next_run_time=datetime.now(UTC))
+            period = job.trigger.interval.total_seconds() if job.id in self._own_phase else 0.0
+            job.modify(next_run_time=_soon(period))
 
     def _poll(self, line: PolledBus) -> None:
         poll(line, self.store, self.app.clock, self.app.rules.zone, self.live, self.stopping.is_set)
@@ -186,10 +213,16 @@ class Daemon:
         close_days(meters, self.store, self.app.clock, self.app.rules)
 
     def _deliver(self, uplink: Uplink) -> None:
-        pace = self.paces[uplink.name]
-        self.recovery.ask(uplink, self.store, self.app.clock, pace)
-        deliver(uplink, self.store, self.app.clock, pace, random.random)
-        now = self.app.clock.now()
+        pace, clock = self.paces[uplink.name], self.app.clock
+        if (wait := self._delivers_from[uplink.name] - clock.since_boot()) > 0:
+            begins = clock.now() + timedelta(seconds=wait)
+            text = f"begins at {begins:%H:%M} UTC: gateways that start together do not send together"
+            self.live.pauses[uplink.name] = Pause(text, "", alarm=False)
+            self._watch_token(uplink, clock.now())
+            return
+        self.recovery.ask(uplink, self.store, clock, pace)
+        deliver(uplink, self.store, clock, pace, random.random)
+        now = clock.now()
         self._watch_token(uplink, now)
         self._hear(uplink)
         until, why = pace.paused_until, pace.why
@@ -219,9 +252,15 @@ class Daemon:
             log.warning("token_ends", uplink=uplink.name, at=str(until), days=round(left, 1), hint=hint)
 
     def _reconcile(self, uplink: Uplink) -> None:
+        now = self.app.clock.since_boot()
+        if now < self._reconciles_from[uplink.name]:
+            return
+        self._reconciles_from[uplink.name] = now + RECONCILE_EVERY.total_seconds()
         reconcile(uplink, self.store, self.app.clock, self.paces[uplink.name], self.stopping.is_set)
 
     def _witness(self) -> None:
+        if self.app.clock.since_boot() < self._asks_from:
+            return
         asked = [uplink for uplink in self.uplinks if free(uplink, self.paces[uplink.name])]
         if asked or not self.app.clock.wants_witness():
             self.live.clock = witness(asked, self.app.clock)
@@ -351,6 +390,10 @@ class Daemon:
         if ending.is_alive():
             log.warning("stop_forced", hint="A request was under way; it is read back at the next start.")
         log.info("stopped")
+
+
+def _soon(within: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=random.random() * within)
 
 
 def notify(state: str) -> None:

@@ -96,9 +96,11 @@ AWAY = ((60, 120), (60, 240), (60, 480), (60, 900), (810, 900))
 # It is there, and asked too often. How long a queue lasts that nobody sees? A quarter of the cap for as long as it may
 # be over any moment, for whoever is refused early would otherwise come back after everybody else is through; then the
 # cap. tests/work/test_herd.py has the figures.
-BUSY = ((60, 120), (60, 240), *((210, 270),) * 6, (450, 540), (810, 900))
+BUSY = ((60, 120), (60, 240), *((210, 300),) * 6, (450, 540), (810, 900))
 # Where many others wait, after an outage or a power cut, the steps that are good for one gateway are left out.
 CROWDED = 2
+# A gateway begins to send within this after its start, for power comes back to a whole region in one second.
+BEGIN_WITHIN = timedelta(minutes=14)
 
 # Seconds after its end in which a request counts: the platform's minute (redex.md section 8), and one more for a clock
 # that runs faster than theirs, by 1.6 % at most.

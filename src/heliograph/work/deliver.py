@@ -46,6 +46,8 @@ class Pace:
     """How often in a row it said that it is asked too often."""
     crowded: bool = True
     """Many others may wait as well: power came back to a whole region, or the platform to all of them."""
+    trouble: float | None = None
+    """The latest failure, or before there was one the first answer, in seconds since boot."""
     silent: dict[str, datetime] = field(default_factory=dict)
     """Meters whose latest request got no answer of any use, and since when; others go first."""
     news: int = 0
@@ -78,14 +80,17 @@ class Pace:
         self.busy += verdict.busy
         self.away += not verdict.busy
         self.crowded = self.crowded or self.away > 0
+        self.trouble = self.clock.since_boot()
         busy = self.busy if verdict.busy else 0
         wait = delivery.leave_alone(self.away, busy, verdict.wait, chance, crowded=self.crowded)
         self.pause(now + wait, verdict)
 
     def heard(self, meters: set[str]) -> None:
-        """The platform told something about these meters, so it is there."""
+        """The platform told something about these meters, so it is there. A crowd is believed in for a while longer."""
         self.away = self.busy = self.news = 0
-        self.crowded = False
+        now = self.clock.since_boot()
+        self.trouble = now if self.trouble is None else self.trouble
+        self.crowded = self.crowded and now - self.trouble < delivery.CAP.total_seconds()
         for meter in meters:
             self.silent.pop(meter, None)
 
@@ -226,8 +231,8 @@ def _settle(
         match verdict.state:
             case "due" if verdict.at_once or verdict.token:
                 due = now  # a pause for the token holds all back, and ends as soon as there is another one
-            case "due" if verdict.pause_all:
-                due = pace.paused_until or now
+            case "due" | "unclear" | "accepted" if verdict.pause_all:
+                due = pace.paused_until or now  # nothing was said about this row: its turn is when the pause ends
             case "due":
                 due = delivery.next_try(row.attempt, now, verdict.wait, chance)
             case "unclear" | "accepted":
