@@ -17,17 +17,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from heliograph import app
 from heliograph.clock import RehearsalClock
+from heliograph.core import delivery
+from heliograph.core.delivery import DayRow, Parcel, Verdict
 from heliograph.daemon import Daemon
 from heliograph.logs import set_up
+from heliograph.ports import Uplink
 from heliograph.store import Store, schema
 from tests.store.acknowledged import tell_all
 
@@ -38,6 +41,9 @@ WHATS = (*JOBS, "backup", "migrate")
 JOB, STORING = 1, 2
 # A moment that was waited for and does not come is not worth more than this (seconds).
 PATIENCE = 0.5
+
+
+Wrong = Literal["", "acknowledges early", "claims late", "resends blindly"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,10 @@ class Order:
     depth: int = JOB
     only_open: bool = False
     """The store is opened, and that is all."""
-    early: bool = False
-    """The store acknowledges before it commits, so that the test can fail."""
+    quiet: bool = False
+    """Nothing is told of what the store acknowledges."""
+    wrong: Wrong = ""
+    """What this life does wrong, so that the test can fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +156,15 @@ def live(site: app.App, order: Order, marks: Marks, pipe: int) -> NoReturn:
             (store.readings, "thin"),
         ):
             setattr(holder, name, marks.storing(getattr(holder, name)))
-        tell_all(
-            store, lambda lines: os.write(pipe, "".join(f"{line}\n" for line in lines).encode()), early=order.early
-        )
+        if not order.quiet:
+            early = order.wrong == "acknowledges early"
+            tell_all(store, lambda lines: os.write(pipe, "".join(f"{line}\n" for line in lines).encode()), early=early)
         if not order.only_open:
             daemon = WatchedDaemon(site, store, marks)
+            if order.wrong == "claims late":
+                claim_late(store, daemon.uplinks)
+            elif order.wrong == "resends blindly":
+                delivery.judge = resend
             daemon.start()
             marks.begun = True
             if order.aim == "backup":
@@ -161,6 +173,36 @@ def live(site: app.App, order: Order, marks: Marks, pipe: int) -> NoReturn:
                 os.write(pipe, f"copy {copy['path']} {copy['sha256']}\n".encode())
         signal.pause()
     os._exit(0)
+
+
+def claim_late(store: Store, uplinks: Sequence[Uplink]) -> None:
+    """What a gateway does that writes down what it sent after it has sent it."""
+    claim = store.outbox.claim
+    waiting: dict[str, tuple[Any, ...]] = {}
+
+    def put_off(uplink: str, parcel: Parcel, now: datetime, look: datetime) -> int:
+        waiting[uplink] = (uplink, parcel, now, look)
+        return 0
+
+    def sending(uplink: Uplink) -> Callable[[Parcel], Mapping[int, Verdict]]:
+        send = uplink.send
+
+        def sent(parcel: Parcel) -> Mapping[int, Verdict]:
+            verdicts = send(parcel)
+            claim(*waiting.pop(uplink.name))
+            return verdicts
+
+        return sent
+
+    store.outbox.claim = put_off  # type: ignore[method-assign]  # in this process only
+    for uplink in uplinks:
+        uplink.send = sending(uplink)  # type: ignore[method-assign, assignment]  # in this process only
+
+
+def resend(row: DayRow, found: object, now: datetime, absent_after: object) -> Verdict:
+    """What a gateway does that never asks whether the platform has it already."""
+    del row, found, now, absent_after
+    return Verdict("due", "blind")
 
 
 def end(site: app.App, order: Order, marks: Marks) -> End:

@@ -469,7 +469,9 @@ def test_a_store_that_acknowledges_before_it_commits_is_found_out(tmp_path: Path
     chance = random.Random(seed)
     with staged(tmp_path, seed) as stage:
         for number in range(1, 101):
-            order = Order(str(tmp_path / "site.toml"), chance.uniform(0, 0.002), "poll", STORING, early=True)
+            order = Order(
+                str(tmp_path / "site.toml"), chance.uniform(0, 0.002), "poll", STORING, wrong="acknowledges early"
+            )
             told = stage.life(order).told
             with closing(_look(stage.data)) as raw:
                 if told and any(line.startswith("reading") for line in lost(raw, told)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -39,6 +40,9 @@ from heliograph.store.readings import Readings
 PROVEN: frozenset[State] = frozenset({"accepted", "confirmed", "rejected", "held"})
 # In `learned`: a store that may not know all that was sent, until it is settled (store/opening.py, work/recover.py).
 RECOVERY = "recovery"
+# Days with energy of one device that are looked at in one go where each has a request of its own; days without any go
+# with them, however many there are.
+BEARING = 30
 # Beside the store: the number of the newest request that was about to leave. A store that does not know that number is
 # older than what was sent.
 CLAIMED = "claimed"
@@ -161,26 +165,28 @@ class Outbox:
             )
         stop = {row["meter"]: row["day"] for row in stops}
         found: list[DayRow] = []
-        stopped: int | None = None
-        open_rows = self._db.rows(
-            self._ROW + " WHERE outbox.uplink = ? AND outbox.state NOT IN ('accepted', 'confirmed')"
-            " ORDER BY outbox.meter, outbox.date",
-            (uplink,),
-        )
-        for row in open_rows:
-            meter = row["meter"]
-            if meter == stopped or (row["state"] in ("rejected", "held") and not ordered):
-                continue
-            waits = row["state"] != "due" or row["due"] > micros(now)
-            if waits and row["rule"].partition("/")[0] in ("aside", "history"):
-                continue  # set aside for good, or no part of the order
-            if row["state"] != "due" or row["due"] > micros(now) or row["date"] > stop.get(meter, "9999"):
-                stopped = meter
-                continue
-            found.append(self._row(row))
+        open_rows = "outbox.uplink = ? AND outbox.state NOT IN ('accepted', 'confirmed')"
+        for one in self._db.all(f"SELECT DISTINCT meter FROM outbox WHERE {open_rows} ORDER BY meter", [uplink]):
+            meter, bearing = one["meter"], 0
+            rows = self._db.rows(
+                f"{self._ROW} WHERE {open_rows} AND outbox.meter = ? ORDER BY outbox.date", [uplink, meter]
+            )
+            with closing(rows):
+                for row in rows:
+                    if row["state"] in ("rejected", "held") and not ordered:
+                        continue
+                    waits = row["state"] != "due" or row["due"] > micros(now)
+                    if waits and row["rule"].partition("/")[0] in ("aside", "history"):
+                        continue  # set aside for good, or no part of the order
+                    if waits or row["date"] > stop.get(meter, "9999"):
+                        break
+                    found.append(self._row(row))
+                    bearing += row["period_wh"] > 0
+                    # One read a request: of a long backlog the first days are enough, and every device has a turn.
+                    if len(found) >= limit or (ordered and bearing >= BEARING):
+                        break
             if len(found) >= limit:
                 break
-        open_rows.close()
         return found
 
     def held_back(self, uplink: str, now: datetime, since: datetime) -> bool:

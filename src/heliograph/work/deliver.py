@@ -128,21 +128,33 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
         if rows and (early := uplink.prepare(rows)):
             _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early, "device")
             continue
-        parcel = uplink.pack(rows) if rows else None
-        if parcel is None:
+        begun = False
+        while free(uplink, pace) and (parcel := uplink.pack(rows) if rows else None) is not None:
+            begun, now = True, clock.now()
+            # What is left of a backlog is sent together, not in as many requests as there are devices that wait.
+            whole = len(parcel.rows) == len(rows) and not uplink.ordered
+            if whole and store.outbox.held_back(uplink.name, now, since=now - GATHER):
+                return
+            # From here on the rows are unclear, so a power cut looks like a time-out.
+            store.outbox.claim(uplink.name, parcel, now, delivery.next_look(now, now))
+            verdicts = uplink.send(parcel)
+            sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
+            answered = any(verdict.state != "unclear" for verdict in verdicts.values())
+            if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, "send", answered=answered):
+                return
+            rows = _left(rows, sent, verdicts, ordered=uplink.ordered)
+        if not begun:
             return
-        now = clock.now()
-        # What is left of a backlog is sent together, not in as many requests as there are devices that were waited for.
-        whole = len(parcel.rows) == len(rows) and not uplink.ordered
-        if whole and store.outbox.held_back(uplink.name, now, since=now - GATHER):
-            return
-        # From here on the rows are unclear, so a power cut looks like a time-out.
-        store.outbox.claim(uplink.name, parcel, now, delivery.next_look(now, now))
-        verdicts = uplink.send(parcel)
-        sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
-        answered = any(verdict.state != "unclear" for verdict in verdicts.values())
-        if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, "send", answered=answered):
-            return
+
+
+def _left(
+    rows: Sequence[DayRow], sent: Sequence[DayRow], verdicts: Mapping[int, Verdict], *, ordered: bool
+) -> list[DayRow]:
+    """What may leave after a request: where order is the rule, later days of its device once it was taken."""
+    gone = {row.id for row in sent}
+    taken = all(verdict.state in ("accepted", "confirmed") for verdict in verdicts.values())
+    meters = set() if ordered and taken else {row.meter for row in sent}
+    return [row for row in rows if row.id not in gone and row.meter not in meters]
 
 
 def tell_blocked(uplink: Uplink, store: Store, pace: Pace) -> None:
