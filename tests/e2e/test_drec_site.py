@@ -30,6 +30,7 @@ from heliograph.uplink.http import Http
 from heliograph.uplink.tokens import Secret, StaticToken, TokenSource, drec_login
 from heliograph.work.decide import decide
 from heliograph.work.deliver import Pace, deliver
+from heliograph.work.reconcile import reconcile
 from tests.fakes import SINGAPORE, START, FakeClock, a_meter, in_memory
 
 SEED = int(os.environ.get("HELIOGRAPH_SEED", "0")) or random.randrange(1, 10**6)
@@ -213,6 +214,13 @@ def test_what_was_metered_before_the_registration_is_set_aside_and_goes_as_histo
         assert list(one.platform.drec.states["m0"].reads) == [border(day) for day in (11, 13, 14)]
         rows = list(one.rows("m0").values())
         assert {state for state, _ in rows if state != "rejected"} == {"confirmed"}
+        compared = reconcile(one.uplink, one.store, one.clock, Pace(one.clock))
+        assert (
+            sum(month.local_wh for month in compared)
+            == sum(month.platform_wh for month in compared)
+            == 1000 * 14 + sum(energies["m0"])
+        )
+        assert not any(month.differing or month.unanswered for month in compared)
         skipped = [day for day, row in enumerate(rows) if row[0] == "rejected"]
         assert all(rows[day] == ("rejected", "aside/H4") and BEFORE[day] == 0 for day in skipped)
 

@@ -32,8 +32,15 @@ def row(id: int = 1, day: int = 0, period: int = 41250, meter: str = "roof", **m
 class Server:
     """Answers POSTs from a list and GETs from the reads it holds, a page of five at a time."""
 
-    def __init__(self, *answers: httpx.Response | Exception, held: dict[str, Any] | None = None, size: int = 5) -> None:
-        self.answers, self.held, self.size = list(answers), dict(held or {}), size
+    def __init__(
+        self,
+        *answers: httpx.Response | Exception,
+        held: dict[str, Any] | None = None,
+        before: dict[str, Any] | None = None,
+        size: int = 5,
+    ) -> None:
+        """`held` are Delta or Aggregate reads, `before` History, by end."""
+        self.answers, self.held, self.before, self.size = list(answers), dict(held or {}), dict(before or {}), size
         self.posts: list[tuple[str, Any]] = []
         self.gets: list[dict[str, str]] = []
 
@@ -57,7 +64,11 @@ class Server:
             for at, value in inside[(number - 1) * self.size : number * self.size]
         ]
         return {
-            "historyread": [],
+            "historyread": [
+                {"startdate": start, "enddate": at, "value": value}
+                for at, value in self.before.items()
+                if when(start) <= when(at) <= when(end)
+            ],
             "ongoing": reads,
             "numberOfReads": len(inside),
             "numberOfPages": pages,

@@ -15,6 +15,7 @@ from heliograph.uplink.http import Http
 from tests.uplink.drec_platform import (
     EQUAL_END,
     NOW,
+    Server,
     judged,
     parcel_of,
     refusal,
@@ -61,6 +62,24 @@ def test_a_read_that_is_there_already_is_looked_up_at_once(
 ) -> None:
     verdict = judged(answer, kind=kind, held=held)
     assert (verdict.state, verdict.rule) == (state, rule)
+
+
+@pytest.mark.parametrize(
+    ("before", "state"),
+    [
+        ({END: 41250}, "confirmed"),
+        ({"2026-05-01T15:59:59.000Z": 41250}, "confirmed"),  # it ended a second before the registration
+        ({END: 41249}, "rejected"),
+        ({}, "rejected"),
+    ],
+)
+def test_a_history_read_that_is_there_already_is_looked_for_among_history(before: dict[str, Any], state: str) -> None:
+    overlap = refusal(409, "There are already one or more historical entries for this device which are conflicting ")
+    server = Server(overlap, before=before, held={END: 41250 if state == "rejected" else 1})
+    drec = uplink(server)
+    verdict = drec.send(parcel_of(drec, [row(last_rule="history")]))[1]
+    assert (verdict.state, verdict.rule) == (state, "H7")
+    assert server.posts[0][1]["type"] == "History"
 
 
 def test_a_different_read_is_told_with_both_figures() -> None:

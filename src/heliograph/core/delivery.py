@@ -197,7 +197,7 @@ def bare_rule(rule: str) -> str:
 def marked(row: DayRow, verdict: Verdict) -> Verdict:
     """The mark that History was asked for stays for as long as the row is on its way. Refused, it stops nobody:
     such days are no part of the order in which the others go."""
-    if not as_history(row) or verdict.state == "confirmed" or verdict.rule.startswith((ASIDE, HISTORY)):
+    if not as_history(row) or verdict.rule.startswith((ASIDE, HISTORY)):
         return verdict
     if verdict.state == "rejected":
         return replace(verdict, rule=ASIDE + verdict.rule)

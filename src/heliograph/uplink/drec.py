@@ -307,6 +307,13 @@ class Drec:
 
         Requests beyond the first sixty are left out; they are asked about next time.
         """
+        found: dict[int, ReadBack] = {}
+        # Two questions: between a day long ago and one of today there may be more reads than can be paged through.
+        for history in (False, True):
+            found |= self._ask([row for row in rows if as_history(row) == history])
+        return found
+
+    def _ask(self, rows: Sequence[DayRow]) -> dict[int, ReadBack]:
         groups: dict[int, list[DayRow]] = {}
         for row in rows:
             groups.setdefault(-row.id if row.claim is None else row.claim, []).append(row)
