@@ -237,6 +237,20 @@ def test_new_days_do_not_wait_for_history_and_a_lost_answer_loses_nothing() -> N
         assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}
 
 
+def test_a_year_of_history_keeps_no_new_day_waiting_and_merges_over_any_length() -> None:
+    year = [*[64_000] * 364, 66_000]  # the last one is too much and has its only neighbours before it
+    energies = {"m0": [*year, 40_000]}
+    with site(energies, [plant("m0", border(365))]) as one:
+        one.run(hours=1)
+        ask_for_history(one, "m0", 365)
+        one.platform.outage(one.clock.now(), timedelta(hours=1), "503", "drec.send")
+        one.run(hours=30)
+        assert one.platform.total_wh("drec", "m0") == sum(energies["m0"])
+        assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}
+        assert len(one.platform.drec.states["m0"].history) < 365
+        assert one.rules() == []
+
+
 def test_a_day_in_the_middle_of_which_the_device_was_registered_is_claimed_in_no_way() -> None:
     energies = {"m0": [20_000] * 6}
     with site(energies, [plant("m0", border(2) + timedelta(hours=9))]) as one:

@@ -181,7 +181,8 @@ class Outbox:
                     if waits or row["date"] > stop.get(meter, "9999"):
                         break
                     found.append(self._row(row))
-                    bearing += row["period_wh"] > 0
+                    # Days asked for as History are no part of the order, and are judged with all their neighbours.
+                    bearing += row["period_wh"] > 0 and row["rule"].partition("/")[0] != HISTORY
                     # One read a request: of a long backlog the first days are enough, and every device has a turn.
                     if len(found) >= limit or (ordered and bearing >= BEARING):
                         break
