@@ -104,6 +104,7 @@ class FakeUplink:
         self.ends: datetime | None = None
         """Its token."""
         self.new_token = False
+        self.says_now: list[Note] = []
         self.before_answer: Callable[[], object] = lambda: None
 
     def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
@@ -111,7 +112,7 @@ class FakeUplink:
         return {}
 
     def notes(self) -> Sequence[Note]:
-        return ()
+        return tuple(self.says_now)
 
     def room(self) -> float:
         return 1.0 if self.limit is None else max(0.0, 1 - self.requests / self.limit)

@@ -12,6 +12,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from heliograph import app, daemon
+from heliograph.core.delivery import Note
 from heliograph.core.errors import UsageError
 from heliograph.core.site import Report
 from heliograph.daemon import Daemon
@@ -99,6 +100,31 @@ def test_a_token_that_somebody_has_to_replace_is_told_30_14_and_3_days_ahead(tmp
             seen = health("s", [report], store, clock, RULES, running.live)
             assert sum("token for platform" in alarm for alarm in seen.alarms) == alarms
             assert seen.uplinks[0].token_until == uplink.ends
+
+
+def test_what_an_uplink_has_to_say_is_logged_once_and_shown_by_status(tmp_path: Path) -> None:
+    structlog.reset_defaults()
+    (tmp_path / "config.toml").write_text(CONFIG.format(folder=tmp_path))
+    site = app.load(tmp_path / "config.toml")
+    uplink = FakeUplink()
+    with site.writer() as store:
+        running = Daemon(site, store)
+        uplink.says_now = [Note("the first read is the baseline", alarm=False), Note("no such device", alarm=True)]
+        with capture_logs() as said:
+            running._hear(uplink)
+            running._hear(uplink)
+        assert [(one["log_level"], one["text"]) for one in said] == [
+            ("info", "the first read is the baseline"),
+            ("warning", "no such device"),
+        ]
+        report = replace(site.meters[0], reports=(Report("platform", "STR1"),))
+        seen = health("s", [report], store, FakeClock(), RULES, running.live)
+        assert seen.uplinks[0].notes == ("the first read is the baseline",)
+        assert "platform: no such device" in seen.alarms
+        uplink.says_now = []
+        running._hear(uplink)
+        seen = health("s", [report], store, FakeClock(), RULES, running.live)
+        assert not any("no such device" in alarm for alarm in seen.alarms)
 
 
 def test_a_token_from_a_file_has_the_end_that_stands_in_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -77,13 +78,10 @@ def _warnings(app: App) -> list[str]:
 def _above(app: App, meter: Meter) -> str:
     """Whether the meter's days exceed what D-REC takes, if the device is registered with rated_kw."""
     try:
-        store = app.reader()
+        with closing(app.reader()) as store:
+            days = store.days.all(meter.id)[-LOOKED_AT:] if meter.id in store.readings.meters() else []
     except StoreError:
-        return ""  # nothing was metered yet
-    try:
-        days = store.days.all(meter.id)[-LOOKED_AT:] if meter.id in store.readings.meters() else []
-    finally:
-        store.close()
+        return ""  # nothing was metered yet, or status has more to say about it
     plant, now = Plant(meter.rated_kw), app.clock.now()
     above = sum(day.period_wh >= ceiling_wh(plant, day.opening.at, day.closing.at, now) for day in days)
     if above < TOO_MANY:
