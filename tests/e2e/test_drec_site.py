@@ -291,6 +291,12 @@ def test_the_first_read_is_told_to_be_the_baseline() -> None:
         assert not any("baseline" in note.text for note in one.uplink.notes())
 
 
+def test_dark_days_are_no_alarm() -> None:
+    with site({"m0": [20_000, *[0] * 8]}, [plant("m0")]) as one:
+        one.run(hours=1)
+        assert one.uplink.notes() == ()
+
+
 # Type lock, unknown device
 
 
@@ -301,11 +307,15 @@ def test_a_device_of_the_other_type_waits_alone_and_goes_on_when_the_platform_le
         first = one.store.outbox.backlog("drec")[0]
         assert (first["state"], first["rule"], first["meter"]) == ("due", "L1", "m0")
         assert 'read_type = "Aggregate"' in first["remedy"]
+        assert [note.alarm for note in one.uplink.notes() if "reads at the platform are Aggregate" in note.text] == [
+            True
+        ]
         assert one.platform.total_wh("drec", "m1") == 90_000
         assert one.rules() == []
         one.platform.drec.states["m0"].read_type = None
         one.run(hours=26)
         assert one.platform.total_wh("drec", "m0") == 60_000
+        assert one.uplink.notes() == ()
 
 
 def test_a_locked_type_that_only_the_answer_tells_is_held() -> None:
@@ -383,6 +393,8 @@ def test_aggregate_sends_its_running_total_and_knows_its_own_baseline() -> None:
         state = one.platform.drec.states["m0"]
         assert state.counter is not None and state.counter[1] == 130_000
         assert one.platform.total_wh("drec", "m0") == 110_000  # the first value is where the platform counts from
+        (month,) = reconcile(one.uplink, one.store, one.clock, Pace(one.clock))
+        assert (month.days, month.unanswered, month.difference_wh, month.differing) == (4, 1, 0, ())
         assert one.rules() == []
 
 

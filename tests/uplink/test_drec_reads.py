@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from heliograph.core.delivery import Missing, Stored, Unknown
+from heliograph.core.delivery import DayRow, Missing, Stored, Unknown
 from tests.uplink.drec_platform import (
+    NOW,
     Server,
     ends,
     refusal,
@@ -65,6 +68,41 @@ def test_an_aggregate_is_known_by_its_total_or_its_increment(value: Any, told: o
         assert found.verdict.state == "held"
     else:
         assert found == told
+
+
+def latest(message: str) -> Callable[[httpx.Request], httpx.Response]:
+    """A platform without reads, and what it says about the newest one."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "/latestread/" in request.url.path:
+            return reply(400, {"statusCode": 400, "message": message})
+        return reply(200, {"historyread": [], "ongoing": [], "numberOfPages": 0})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("message", "given", "told"),
+    [
+        ("Read Not found", row(1, total=41_250, state="accepted"), Stored(None, 41_250)),  # a type is set: the baseline
+        ("Read not found", row(1, total=41_250, state="accepted"), Missing()),  # one letter: nothing at all
+        ("Read Not found", row(1, total=50_000, state="accepted"), Missing()),  # not its first value
+        ("Read Not found", row(-1, period=-1, total=-1, state="unclear"), Missing()),  # a day that was lost here
+    ],
+)
+def test_a_counters_first_value_is_held_without_being_shown(message: str, given: DayRow, told: object) -> None:
+    assert uplink(latest(message), "Aggregate").ask([given]) == {given.id: told}
+
+
+@pytest.mark.parametrize(("minutes", "rule"), [(4, "absent"), (6, "A6")])
+def test_a_value_that_was_taken_and_is_not_there_is_told_not_sent_again(minutes: int, rule: str) -> None:
+    given = row(1, total=50_000, state="accepted", claimed_at=NOW - timedelta(minutes=minutes), last_rule="S201")
+    (found,) = uplink(latest("Read not found"), "Aggregate").ask([given]).values()
+    if rule == "absent":
+        assert found == Missing()
+    else:
+        assert isinstance(found, Unknown) and (found.verdict.state, found.verdict.rule) == ("held", "A6")
+        assert "Delta cannot" in found.verdict.remedy
 
 
 def test_a_first_aggregate_that_was_not_stored_is_missing() -> None:

@@ -90,8 +90,9 @@ class Drec:
         self._devices = Devices(self._exchange, organization)
         self._failing: dict[int, datetime] = {}
         self._names: dict[str, str] = {}
-        self._days: dict[str, dict[date, bool]] = {}
-        self._waiting: dict[str, int] = {}
+        self._days: dict[str, dict[date, DayRow]] = {}
+        self._waiting: dict[str, str] = {}
+        """Meters of which nothing is sent for a reason that a person has to cure, in words."""
 
     # Packing
 
@@ -101,7 +102,6 @@ class Drec:
         if (verdict := self._devices.refresh(now)) is not None:
             # Its rule stays, for it may say how the row is to be sent.
             return {row.id: replace(verdict, rule=row.last_rule or verdict.rule) for row in rows[:1]}
-        self._waiting = {}
         for meter, group in groupby(rows, key=lambda row: row.meter):
             device_rows = list(group)
             self._names[meter] = device_rows[0].remote_id
@@ -113,9 +113,17 @@ class Drec:
                 early = {id: verdict for id, verdict in early.items() if verdict.rule != "aside/H8"}
             found |= early
             left = [row for row in device_rows if row.id not in early and not as_history(row)]
-            self._watch(meter, left, now)
-            if left and packing.next_read(left, device, self._type, zero, now) is None:
-                self._waiting[meter] = packing.span(left)
+            self._days[meter] = {**self._days.get(meter, {}), **{row.day: row for row in left[:LOOKED_AT]}}
+            for day in sorted(self._days[meter])[:-LOOKED_AT]:
+                del self._days[meter][day]
+            locked = next((verdict for verdict in early.values() if verdict.state == "due"), None)
+            stuck = left and packing.span(left) > packing.MERGE_DAYS and sum(row.period_wh for row in left) > 0
+            self._waiting.pop(meter, None)
+            if locked is not None:
+                self._waiting[meter] = f"{locked.text}. {locked.remedy}"
+            elif stuck and packing.next_read(left, device, self._type, zero, now) is None:
+                words = f"{packing.span(left)} days wait, for even together they are above what the platform takes"
+                self._waiting[meter] = f"{words} for {device.remote_id}. {CEILING}"
         return found
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
@@ -133,15 +141,6 @@ class Drec:
                     return packing.parcel(taken, device, "History", zero, self._organization)
         return None
 
-    def _watch(self, meter: str, rows: Sequence[DayRow], now: datetime) -> None:
-        """Remembers which of the latest days are above the platform's ceiling."""
-        days = self._days.setdefault(meter, {})
-        for row in rows[:LOOKED_AT]:
-            if row.day not in days:
-                days[row.day] = packing.above_ceiling(row, self._devices.get(row.remote_id), now)
-        for day in sorted(days)[:-LOOKED_AT]:
-            del days[day]
-
     def notes(self) -> tuple[Note, ...]:
         found = [Note(words, alarm=True)] if (words := too_long(self._address)) else []
         if self._devices.trouble:
@@ -155,13 +154,13 @@ class Drec:
                 words = f"{meter}: the platform has no read of {name} yet. The first one is the baseline: it carries"
                 words += " what was metered since the registration, and older servers count it in no certificate."
                 found.append(Note(words, alarm=False))
-            above = sum(self._days.get(meter, {}).values())
+            days, now = self._days.get(meter, {}), self._now()
+            above = sum(packing.above_ceiling(row, device, now) for row in days.values())
             if above >= TOO_MANY:
-                words = f"{meter}: {above} of the last {len(self._days[meter])} days are above what the platform takes"
+                words = f"{meter}: {above} of the last {len(days)} days are above what the platform takes"
                 found.append(Note(f"{words} for {name} in a day; they are sent together with others. {CEILING}", True))
-            if self._waiting.get(meter, 0) > packing.MERGE_DAYS:
-                words = f"{meter}: {self._waiting[meter]} days wait, for even together they are above what the platform"
-                found.append(Note(f"{words} takes for {name}. {CEILING}", alarm=True))
+            if meter in self._waiting:
+                found.append(Note(f"{meter}: {self._waiting[meter]}", alarm=True))
         return tuple(found)
 
     # Sending
@@ -343,8 +342,12 @@ class Drec:
         """What the platform holds of these days. A counter's first value may be held without being shown (7.3)."""
         kind, last = self._kind(rows[-1]), rows[-1]
         found = reading.told(rows, reads, kind, self._value(rows))
-        if kind == "Aggregate" and all(isinstance(entry, Missing) for entry in found.values()):
-            if self._starts(rows) and reading.only_a_baseline(self._exchange, self._number(last.remote_id)):
+        missing = all(isinstance(entry, Missing) for entry in found.values())
+        if kind == "Aggregate" and missing and last.period_wh >= 0:  # below: a lost day, of which nothing is known
+            if self._starts(rows) and last.state == "confirmed":
+                verdict = Verdict("confirmed", "baseline", "the platform counted from here; it shows that no more")
+                found = {row.id: Unknown(verdict) for row in rows}
+            elif self._starts(rows) and reading.only_a_baseline(self._exchange, self._number(last.remote_id)):
                 found = {row.id: Stored(None, row.total_wh) for row in rows}
             elif (last.state == "accepted" or last.last_rule in TAKEN) and self._late(last):
                 words = f"the platform took {self._value(rows)} Wh up to {text(last.end)} and holds no read of it"
