@@ -61,7 +61,15 @@ def test_a_read_that_names_the_end_is_found_by_it() -> None:
     found = said(body, "roof", DAY, [END, END - timedelta(days=1)], addressed=True)
     assert found is not None and found.by_end and found.numbers == (("value", "41237"),)
     assert said(body, "roof", DAY, [END]) is None, "the request went to another device"
-    assert said(body, "roof", DAY, [END + timedelta(seconds=1)], addressed=True) is None
+    assert said(body, "roof", DAY, [END + timedelta(seconds=0.9)], addressed=True) == found  # a fraction is not sent
+    for other in (-1, 1.1, 2):
+        assert said(body, "roof", DAY, [END + timedelta(seconds=other)], addressed=True) is None
+
+
+def test_history_may_end_a_second_before_the_day() -> None:
+    read = '{"starttimestamp":"2026-03-13T16:00:01Z","endtimestamp":"2026-03-14T15:59:59Z","value":41237}'
+    found = said(f'{{"type":"History","unit":"Wh","reads":[{read}]}}'.encode(), "roof", DAY, [END], addressed=True)
+    assert found is not None and found.by_end and found.numbers == (("value", "41237"),)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"not json", b"\xff", b'{"a":', b"<html>{}</html>", b"3"])

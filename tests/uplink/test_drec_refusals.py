@@ -267,6 +267,19 @@ def test_a_body_called_malformed_is_sent_once_more_and_then_put_aside(answer: ht
     assert (other.state, other.rule) == ("due", "E4/again")
 
 
+def test_a_server_that_fails_for_an_unknown_reason_is_tried_on_and_told_after_a_day() -> None:
+    now = [NOW]
+    drec = uplink(Server(*[reply(501, b"{}")] * 3, reply(201)), now=lambda: now[0])
+    drec.prepare([row()])
+    parcel = parcel_of(drec, [row()])
+    for hours, told in ((0, False), (23, False), (2, True)):
+        now[0] += hours * HOUR
+        assert drec.send(parcel)[1].state == "unclear"
+        assert any("has failed at 2026-05-01 since" in note.text and note.alarm for note in drec.notes()) == told
+    drec.send(parcel)
+    assert not any("has failed" in note.text for note in drec.notes())
+
+
 @pytest.mark.parametrize(("said", "named"), [("Aggregate", "Aggregate"), ("aggregate", "Aggregate")])
 def test_a_locked_type_is_held_with_the_type_that_the_platform_names(said: str, named: str) -> None:
     text = f"In this device you can add read for {said} type but you are sending  Delta"

@@ -97,11 +97,12 @@ def _holds_object(node: Any) -> bool:
 
 
 def _instant(value: object, ends: Collection[datetime]) -> bool:
+    """Whole seconds are sent; History that ends with the registration ends a second before it (drec.md 6.8, H6)."""
     try:
         at = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value else None
     except ValueError:
         return False
-    return at is not None and at.tzinfo is not None and any(abs(at - end) < _SECOND for end in ends)
+    return at is not None and at.tzinfo is not None and any(timedelta(0) <= end - at <= _SECOND for end in ends)
 
 
 def _number(value: object) -> Decimal | None:

@@ -50,6 +50,8 @@ ASKED = 60
 # Answers that say: the platform knows something else of this device than we believe.
 DOUBTS = frozenset({"E1", "E2", "E-5007", "E-5008", "E-5005", "L1", "L4", "A2", "D5", "H3", "H5", "H6", "H8"})
 
+# The server fails by itself (§13, step 8): tried on, and told after a day; T11 is put aside then.
+FAILURES = frozenset({"T11", "U5xx", "E-5201", "E-5202", "E-5203", "E-5204"})
 # The platform said yes.
 TAKEN = frozenset({"S200", "S201"})
 
@@ -88,7 +90,8 @@ class Drec:
         self._zero = zero_wh
         self._address = address
         self._devices = Devices(self._exchange, organization)
-        self._failing: dict[int, datetime] = {}
+        self._failing: dict[int, tuple[DayRow, datetime]] = {}
+        """Days at which the server fails by itself, and since when."""
         self._names: dict[str, str] = {}
         self._days: dict[str, dict[date, DayRow]] = {}
         self._waiting: dict[str, str] = {}
@@ -159,6 +162,10 @@ class Drec:
             if above >= TOO_MANY:
                 words = f"{meter}: {above} of the last {len(days)} days are above what the platform takes"
                 found.append(Note(f"{words} for {name} in a day; they are sent together with others. {CEILING}", True))
+            for row, since in self._failing.values():
+                if row.meter == meter and now - since >= A_DAY:
+                    words = f"{meter}: the platform has failed at {row.day} since {since:%Y-%m-%d %H:%M} UTC"
+                    found.append(Note(f"{words}. It is tried on; ask the platform.", alarm=True))
             if meter in self._waiting:
                 found.append(Note(f"{meter}: {self._waiting[meter]}", alarm=True))
         return tuple(found)
@@ -180,7 +187,9 @@ class Drec:
             if rule.action == "DONE?":
                 return self._done(rule, found, rows)
             verdict = self._refusal(rule, found, rows)
-        if (verdict.rule, verdict.state) != ("T11", "unclear"):
+        if verdict.rule in FAILURES and verdict.state == "unclear":
+            self._since(rows[-1])
+        else:
             self._failing.pop(rows[-1].id, None)
         if verdict.state == "accepted" and kind != "History":
             self._devices.began(rows[-1].remote_id, kind, self._now())
@@ -233,7 +242,7 @@ class Drec:
                 there = answer.date()
                 behind = rows[-1].end - there if there is not None else timedelta(0)
                 return verdict("due", behind + timedelta(seconds=5) if behind > timedelta(0) else timedelta(minutes=10))
-            case "RETRY-RB" if rule.id == "T11" and now - self._since(rows[-1].id, now) >= A_DAY:
+            case "RETRY-RB" if rule.id == "T11" and now - self._since(rows[-1]) >= A_DAY:
                 return replace(verdict("rejected"), remedy="The platform fails on this day since 24 h; ask it.")
             case "RETRY-RB":
                 return verdict("unclear", answer.retry_after(now))
@@ -262,10 +271,10 @@ class Drec:
             case _:  # FIX that came back; QUAR
                 return verdict("rejected")
 
-    def _since(self, row: int, now: datetime) -> datetime:
+    def _since(self, row: DayRow) -> datetime:
         while len(self._failing) > 1000:
             del self._failing[next(iter(self._failing))]
-        return self._failing.setdefault(row, now)
+        return self._failing.setdefault(row.id, (row, self._now()))[1]
 
     def _done(self, rule: Rule, answer: Answer, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
         """The platform says that it has a read there already: ours, or another one? It is looked up at once."""
