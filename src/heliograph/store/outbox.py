@@ -349,10 +349,11 @@ class Outbox:
         return [self._row(row) for row in rows]
 
     def companions(self, row: DayRow) -> list[DayRow]:
-        """Rows that wait for a person like this one and went with the same request, itself included."""
+        """Rows of its device that wait for a person like this one and went with the same request, itself included."""
         rows = self._db.all(
-            self._ROW + " WHERE outbox.claim = ? AND outbox.state IN ('rejected', 'held') ORDER BY outbox.date",
-            [row.claim],
+            self._ROW + " WHERE outbox.claim = ? AND meter.name = ? AND outbox.state IN ('rejected', 'held')"
+            " ORDER BY outbox.date",
+            [row.claim, row.meter],
         )
         return [self._row(one) for one in rows]
 

@@ -46,7 +46,10 @@ def waiting(
 
 
 def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: datetime) -> dict[str, Any]:
-    """Carries out `retry` or `set-aside` for all rows that the wish names, or for none; with `dry` for none."""
+    """Carries out `retry` or `set-aside` for all rows that the wish names, or for none; with `dry` for none.
+
+    Where order is the rule, days that went in one read with a named one are part of the wish.
+    """
     first, last = date.fromisoformat(wish["first"]), date.fromisoformat(wish["last"])
     if first > last:
         raise UsageError(f"{first} is after {last}", hint="Write the earlier day first: 2026-03-14..2026-03-16")
@@ -57,20 +60,18 @@ def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: 
     for uplink, mine in rows.items():
         report = next((one for one in meter.reports if one.uplink == uplink), None)
         judge = _judge(what, uplink, report, wish, store, now)
-        for row in mine:
+        for row in _together(mine, store) if report is not None and report.ordered else mine:
             decision = judge(row)
             if isinstance(decision, Decision):
                 found.append((uplink, row, decision))
             elif wish["uplink"] is not None or row.day not in refused:
                 refused[row.day] = f"{uplink}: {decision}"
     decided = {row.day for _, row, _ in found}
-    for number in range((last - first).days + 1):
-        day = first + timedelta(days=number)
+    named = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    for day in sorted({*named, *refused}):
         if day not in decided:
             why = refused.get(day, "no closed day of it is on its way there")
             raise UsageError(f"{meter.id} {day}, {why}", hint=f"Nothing was changed. heliograph backlog {meter.id}")
-    for uplink in rows:
-        _together(meter, uplink, [row for name, row, _ in found if name == uplink], store)
     if not wish["dry"]:
         for uplink in rows:
             wishes = [(row, decision) for name, row, decision in found if name == uplink]
@@ -122,18 +123,10 @@ def _judge(
     return judge
 
 
-def _together(meter: Meter, uplink: str, rows: list[DayRow], store: Store) -> None:
-    """Where order is the rule, days that went as one read are held there as their sum: they stay together."""
-    if not any(report.ordered for report in meter.reports if report.uplink == uplink):
-        return
-    chosen = {row.id for row in rows}
+def _together(rows: Sequence[DayRow], store: Store) -> list[DayRow]:
+    """With the days that went in one read with them: it is held there as their sum, so they are decided together."""
+    found = {row.id: row for row in rows}
     for row in rows:
-        if row.claim is None or row.state not in ("rejected", "held"):
-            continue
-        mates = store.outbox.companions(row)
-        if any(mate.id not in chosen for mate in mates):
-            days = f"{mates[0].day}..{mates[-1].day}"
-            raise UsageError(
-                f"{meter.id} {row.day} went to {uplink} in one read with other days",
-                hint=f"Nothing was changed. Name all of them: {days}",
-            )
+        if row.claim is not None and row.state in ("rejected", "held"):
+            found |= {mate.id: mate for mate in store.outbox.companions(row)}
+    return sorted(found.values(), key=lambda row: row.day)
