@@ -277,9 +277,12 @@ class Drec:
         return self._failing.setdefault(row.id, (row, self._now()))[1]
 
     def _done(self, rule: Rule, answer: Answer, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
-        """The platform says that it has a read there already: ours, or another one? It is looked up at once."""
-        reads = self._reads(rows[-1], rows[-1])
+        """The platform says that it has a read there already: ours, or another one? It is looked up at once, unless
+        that would take a request from devices that still wait for theirs in this minute."""
         words = answer.words()
+        if self.room() < 0.5:
+            return {row.id: Verdict("unclear", rule.id, words, LOOK) for row in rows}
+        reads = self._reads(rows[-1], rows[-1])
         if isinstance(reads, Verdict):
             told = f"{words}; looking it up failed: {reads.text}"
             verdict = replace(reads, state="unclear", rule=rule.id, text=told, remedy=LOOK)

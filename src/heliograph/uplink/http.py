@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 BODY_LIMIT = 256 * 1024
 EXCERPT = 300
 # A Retry-After beyond a day is a mistake of somebody's clock; asking once a day harms nobody.
+# Seconds for a question: nothing hangs on it but the time of the days behind it, and it can be asked again.
+QUESTION = 30.0
 LONGEST_WAIT = timedelta(days=1)
 # A server may hang up on a kept connection while the next request is on its way, and then nobody knows whether it
 # arrived. So one that was idle for longer than this (seconds) is not used again.
@@ -203,6 +205,7 @@ class Http:
         timer: type[threading.Timer] = threading.Timer,
     ) -> None:
         """`timeout` ends the whole exchange, `connect` the part before anything leaves; both in real seconds.
+        A question, which has no body, ends after 30 s at the latest.
 
         `ca` is added to the known authorities; there is no switch to leave the verification out. `now` is our clock,
         to tell a wrong one from an expired certificate. Every request passes the `gate`, logins and pages included.
@@ -270,7 +273,8 @@ class Http:
             except (ValueError, ImportError, httpx.InvalidURL):  # not quoted, for a password may stand in it
                 return NotSent("proxy", "the proxy named in the environment cannot be used", PROXY_FORM)
             course = _Course()
-            timer = self._timer(self.timeout, self._cut, [course.late])
+            limit = self.timeout if body is not None else min(self.timeout, QUESTION)
+            timer = self._timer(limit, self._cut, [course.late])
             timer.daemon = True
             timer.start()
             try:
@@ -295,7 +299,7 @@ class Http:
                 if course.stage == "connecting":  # a proxy that does not answer to CONNECT
                     found = self._no_connection(course, exc, secrets)
                 elif course.late.is_set() or isinstance(exc, httpx.TimeoutException):
-                    found = Unclear("timeout", f"no answer from {self.base_url} within {self.timeout:g} s")
+                    found = Unclear("timeout", f"no answer from {self.base_url} within {limit:g} s")
                 else:
                     found = Unclear("reset", f"no answer from {self.base_url} ({clean(str(exc), secrets)})")
             finally:

@@ -135,13 +135,13 @@ class Redex:
         """Rows with the same number may share a request: 0 unless one like it came to nothing before.
 
         An inverter that was refused goes alone. A request that got no good answer twice may have had one inverter in it
-        that the platform always fails on: the third time it leaves in two parts, then in four, and so on.
+        that the platform always fails on: the third time it leaves in four parts, then in sixteen, and so on.
         """
         if self._search.alone(row):
             return ALONE
         if row.last_rule != "absent" or row.attempt < 2:
             return 0
-        return 1 + zlib.crc32(row.remote_id.encode()) % (1 << min(row.attempt - 1, 10))
+        return 1 + zlib.crc32(row.remote_id.encode()) % (1 << min(2 * row.attempt - 2, 10))
 
     def _parcel(self, rows: Sequence[DayRow]) -> Parcel:
         dialect = self._dialect
