@@ -288,13 +288,28 @@ def test_a_locked_type_is_held_with_the_type_that_the_platform_names(said: str, 
     assert f'read_type = "{named}"' in verdict.remedy
 
 
-def test_a_server_that_fails_on_one_day_for_24_hours_gets_it_put_aside() -> None:
+@pytest.mark.parametrize(
+    ("others", "hours", "tries", "state"),
+    [
+        (True, 24.5, 14, "rejected"),
+        (True, 23.5, 14, "unclear"),  # not yet a day
+        (True, 48.0, 3, "unclear"),  # chance
+        (False, 48.0, 99, "unclear"),  # the platform is broken, not the day
+    ],
+)
+def test_a_server_that_fails_on_one_day_alone_for_24_hours_gets_it_put_aside(
+    others: bool, hours: float, tries: int, state: str
+) -> None:
     now = [NOW]
     broken = reply(500, {"statusCode": 500, "message": "Internal server error"})
-    drec = uplink(Server(broken, broken, reply(201), broken, broken, broken), now=lambda: now[0])
-    parcel = parcel_of(drec, [row()])
-    states = []
-    for hours in (0, 23, 2, 1, 23.9, 0.2):
-        now[0] += hours * HOUR
-        states.append(drec.send(parcel)[1].state)
-    assert states == ["unclear", "unclear", "accepted", "unclear", "unclear", "rejected"]
+    drec = uplink(Server(broken, *([reply(201)] if others else []), *[broken] * tries), now=lambda: now[0])
+    bad, good = parcel_of(drec, [row()]), parcel_of(drec, [row(2, meter="barn")])
+    assert drec.send(bad)[1].state == "unclear"
+    if others:
+        now[0] += HOUR / 2
+        assert drec.send(good)[2].state == "accepted"
+        now[0] -= HOUR / 2
+    for _ in range(tries):
+        now[0] += HOUR * hours / tries
+        verdict = drec.send(bad)[1]
+    assert verdict.state == state

@@ -52,6 +52,8 @@ DOUBTS = frozenset({"E1", "E2", "E-5007", "E-5008", "E-5005", "L1", "L4", "A2", 
 
 # The server fails by itself (§13, step 8): tried on, and told after a day; T11 is put aside then.
 FAILURES = frozenset({"T11", "U5xx", "E-5201", "E-5202", "E-5203", "E-5204"})
+# Tries after which failures of a day are no accidents; a day of trying has some eighty.
+OFTEN = 12
 # The platform said yes.
 TAKEN = frozenset({"S200", "S201"})
 
@@ -90,8 +92,10 @@ class Drec:
         self._zero = zero_wh
         self._address = address
         self._devices = Devices(self._exchange, organization)
-        self._failing: dict[int, tuple[DayRow, datetime]] = {}
-        """Days at which the server fails by itself, and since when."""
+        self._failing: dict[int, tuple[DayRow, datetime, int]] = {}
+        """Days at which the server fails by itself, since when, and how often."""
+        self._taken_at: datetime | None = None
+        """When it took a read last, of whichever device."""
         self._names: dict[str, str] = {}
         self._days: dict[str, dict[date, DayRow]] = {}
         self._waiting: dict[str, str] = {}
@@ -162,7 +166,7 @@ class Drec:
             if above >= TOO_MANY:
                 words = f"{meter}: {above} of the last {len(days)} days are above what the platform takes"
                 found.append(Note(f"{words} for {name} in a day; they are sent together with others. {CEILING}", True))
-            for row, since in self._failing.values():
+            for row, since, _ in self._failing.values():
                 if row.meter == meter and now - since >= A_DAY:
                     words = f"{meter}: the platform has failed at {row.day} since {since:%Y-%m-%d %H:%M} UTC"
                     found.append(Note(f"{words}. It is tried on; ask the platform.", alarm=True))
@@ -187,10 +191,10 @@ class Drec:
             if rule.action == "DONE?":
                 return self._done(rule, found, rows)
             verdict = self._refusal(rule, found, rows)
-        if verdict.rule in FAILURES and verdict.state == "unclear":
-            self._since(rows[-1])
-        else:
+        if verdict.rule not in FAILURES or verdict.state != "unclear":
             self._failing.pop(rows[-1].id, None)
+        if verdict.state == "accepted":
+            self._taken_at = self._now()
         if verdict.state == "accepted" and kind != "History":
             self._devices.began(rows[-1].remote_id, kind, self._now())
             if kind == "Aggregate" and self._starts(rows):
@@ -242,9 +246,9 @@ class Drec:
                 there = answer.date()
                 behind = rows[-1].end - there if there is not None else timedelta(0)
                 return verdict("due", behind + timedelta(seconds=5) if behind > timedelta(0) else timedelta(minutes=10))
-            case "RETRY-RB" if rule.id == "T11" and now - self._since(rows[-1]) >= A_DAY:
-                return replace(verdict("rejected"), remedy="The platform fails on this day since 24 h; ask it.")
             case "RETRY-RB":
+                if rule.id in FAILURES and self._fails_alone(rows[-1]) and rule.id == "T11":
+                    return replace(verdict("rejected"), remedy="The platform fails on this day since 24 h; ask it.")
                 return verdict("unclear", answer.retry_after(now))
             case "AUTH":  # it was renewed and repeated once already
                 return verdict("due", LATER if rule.id == "T4" else TOKEN_WAIT, pause_all=True)
@@ -271,10 +275,14 @@ class Drec:
             case _:  # FIX that came back; QUAR
                 return verdict("rejected")
 
-    def _since(self, row: DayRow) -> datetime:
+    def _fails_alone(self, row: DayRow) -> bool:
+        """Whether the server has failed at this day often and for 24 h, while it took others: then it is the day."""
         while len(self._failing) > 1000:
             del self._failing[next(iter(self._failing))]
-        return self._failing.setdefault(row.id, (row, self._now()))[1]
+        now = self._now()
+        _, since, times = self._failing.get(row.id, (row, now, 0))
+        self._failing[row.id] = (row, since, times + 1)
+        return times >= OFTEN and now - since >= A_DAY and self._taken_at is not None and self._taken_at > since
 
     def _done(self, rule: Rule, answer: Answer, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
         """The platform says that it has a read there already: ours, or another one? It is looked up at once, unless
