@@ -70,3 +70,25 @@ def test_no_minute_holds_more_requests_than_allowed() -> None:
 def test_nothing_leads_from_due_to_delivered_without_a_claim() -> None:
     assert delivery.FOLLOWS["due"] == {"unclear", "held", "rejected"}
     assert delivery.FOLLOWS["confirmed"] == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "given", "marked"),
+    [
+        ("history", "unclear", "T1", "history/T1"),
+        ("history/T1", "due", "absent", "history/absent"),
+        ("history/absent", "accepted", "S201", "history/S201"),
+        ("history/S201", "confirmed", "read-back", "history/read-back"),  # it is looked for among History ever after
+        ("history/S201", "held", "differs", "history/differs"),
+        ("history", "rejected", "H7", "aside/H7"),
+        ("history", "rejected", "aside/H5", "aside/H5"),
+        ("T1", "rejected", "T8", "T8"),
+        ("", "due", "L4", "L4"),
+        ("historic", "due", "L4", "L4"),
+    ],
+)
+def test_the_mark_of_history_stays_and_refused_history_stops_nobody(
+    rule: str, state: delivery.State, given: str, marked: str
+) -> None:
+    row = delivery.DayRow(1, "m", "r", date(2026, 3, 14), NOW, NOW, 1, 1, last_rule=rule)
+    assert delivery.marked(row, delivery.Verdict(state, given)).rule == marked

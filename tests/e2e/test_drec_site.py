@@ -108,15 +108,19 @@ def _filled(folder: Path, clock: FakeClock, energies: Mapping[str, Sequence[int]
         first = store.readings.last(meter)
         assert first is not None and first.id is not None
         store.days.commission(meter, Border(START, 0, 0, "start", first.id, None), START)
-        for number, period in enumerate(periods):
-            opening = store.days.last_border(meter)
-            assert opening is not None
-            index = opening.index_wh + period
-            closing = Border(border(number + 1), index, opening.total_wh + period, "read", first.id, None)
-            day = Day(meter, day_of(opening.at, SINGAPORE), opening, closing)
-            store.days.close(day, closing.at, (Report("drec", meter),))
+        for period in periods:
+            _close(store, meter, period)
     clock.at = border(max(map(len, energies.values()))) + timedelta(hours=1)
     return store
+
+
+def _close(store: Store, meter: str, period: int) -> None:
+    opening, first = store.days.last_border(meter), store.readings.last(meter)
+    assert opening is not None and first is not None and first.id is not None
+    index = opening.index_wh + period
+    closing = Border(opening.at + DAY, index, opening.total_wh + period, "read", first.id, None)
+    day = Day(meter, day_of(opening.at, SINGAPORE), opening, closing)
+    store.days.close(day, closing.at, (Report("drec", meter),))
 
 
 def plant(name: str, created: datetime = START - DAY, **more: object) -> Device:
@@ -249,6 +253,29 @@ def test_a_year_of_history_keeps_no_new_day_waiting_and_merges_over_any_length()
         assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}
         assert len(one.platform.drec.states["m0"].history) < 365
         assert one.rules() == []
+
+
+def test_no_new_day_waits_for_history_that_is_unclear_or_refused() -> None:
+    with site({"m0": [20_000] * 4}, [Device("m0", KW, border(2), border(1))]) as one:
+        pace = Pace(one.clock)
+        one.platform.outage(START, timedelta(days=10_000), "403", "drec.mine")
+        one.run(hours=1)
+        ask_for_history(one, "m0", 2)
+        one.platform.outage(one.clock.now(), DAY, "drop-before", "drec.send")
+        deliver(one.uplink, one.store, one.clock, pace, lambda: 0.5)
+        assert "unclear" in {state for state, _ in one.rows("m0").values()}
+        one.platform.faults = [fault for fault in one.platform.faults if fault.kind != "drop-before"]
+        for waits, day in (("unclear", 4), ("rejected", 5)):
+            # The days that were asked for stand before the new one, and cannot leave.
+            assert waits in {state for state, _ in one.rows("m0").values()}
+            _close(one.store, "m0", 30_000)
+            one.clock.at = max(one.clock.at, border(day + 1))
+            found = one.store.outbox.candidates("drec", one.clock.now(), ordered=True, limit=10)
+            assert [row.start for row in found] == [border(day)]
+            one.run(hours=3)
+        # The list of devices was not to be had, so the platform had to say it: commissioned, and registered, too late.
+        assert list(one.rows("m0").values())[:2] == [("rejected", "aside/H5"), ("rejected", "aside/H6")]
+        assert one.platform.total_wh("drec", "m0") == 20_000 * 2 + 30_000 * 2
 
 
 def test_a_day_in_the_middle_of_which_the_device_was_registered_is_claimed_in_no_way() -> None:

@@ -119,7 +119,7 @@ def test_days_above_the_ceiling_are_merged_before_they_are_sent(periods: list[in
 
 
 def test_without_a_capacity_nothing_is_merged() -> None:
-    for device in (None, replace(SMALL, plant=None), replace(SMALL, first=True, read_type=None)):
+    for device in (None, replace(SMALL, plant=None), replace(SMALL, first=True, read_type=None, created=AT)):
         assert next_read([row(1, 0, 90_000)], device, "Delta", 0, NOW) == [row(1, 0, 90_000)]
 
 

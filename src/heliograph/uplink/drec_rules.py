@@ -170,7 +170,13 @@ RULES: tuple[Rule, ...] = (
         types=("History",),
         remedy=COMMISSIONING,
     ),
-    Rule("H6", "QUAR", (409,), ("should be within 3 year",), remedy="Too long before the device was registered."),
+    Rule(
+        "H6",
+        "QUAR",
+        (409,),
+        ("should be within 3 year",),
+        remedy="More than three years older than the device, or it ends with the registration: then DEVICE Read helps.",
+    ),
     Rule("H7", "DONE?", (409,), ("already one or more historical entries",)),
     Rule(
         "H8",
