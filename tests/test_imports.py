@@ -31,7 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "seal": {"core"},
     "logs": set(),
     "control": {"core"},  # the question and the answer on the local socket
-    "app": {"core", "ports", "clock", "seal", "work"} | FILES | ADAPTERS,
+    "app": {"core", "ports", "clock", "logs", "seal", "work"} | FILES | ADAPTERS,
     "daemon": {"core", "ports", "control", "store", "work", "app"},  # hands the app's store to the work
     "web": {"core", "ports", "work", "app"},
     "cli": WHOLE,

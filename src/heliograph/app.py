@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from heliograph import __version__, library, settings
+from heliograph import __version__, library, logs, settings
 from heliograph.clock import SystemClock
 from heliograph.core.daylight import Position
 from heliograph.core.errors import ConfigError, StoreError
@@ -375,6 +375,13 @@ def _secret(named: settings.Secret) -> tokens.Secret:
     return Secret(file=named.file, env=named.env, credential=named.credential)
 
 
+def _hide(source: tokens.TokenSource) -> None:
+    """No log line shows what this source knows, whoever wrote it."""
+    from heliograph.uplink.http import mask
+
+    logs.hide(lambda text: mask(text, source.secrets()))
+
+
 def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:
     from heliograph.uplink.http import Http
     from heliograph.uplink.redex import Redex, dialect
@@ -388,6 +395,7 @@ def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:
     else:
         assert chosen.token is not None  # settings: either token or login
         source = StaticToken(_secret(chosen.token))
+    _hide(source)
     keys = {key: getattr(chosen, key) for key in DIALECT_KEYS}
     how = dialect(chosen.dialect, **keys)
     return Redex("redex", http, how, source, clock.now, absent_after=chosen.absent_after)
@@ -424,6 +432,7 @@ def _drec(chosen: DrecSettings, clock: Clock, gate: Gate, meters: tuple[Meter, .
     else:
         assert chosen.token is not None  # settings: either token or login
         source = StaticToken(_secret(chosen.token))
+    _hide(source)
     return Drec(
         "drec",
         http,

@@ -45,6 +45,7 @@ map = "eastron-sdm630"
 rated_kw = 50
 [uplink.redex]
 base_url = "http://127.0.0.1:2"
+spread = "0s"
 token = {{ file = "{folder}/token" }}
 [clock]
 trust = "always"

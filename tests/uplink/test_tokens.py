@@ -93,7 +93,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert secret.read() == "two"
     file.write_text("three")
     assert secret.read() == "three"
-    assert secret.known() == {"three"}
+    assert secret.known() == {"one", "two", "three"}  # an answer may still quote an earlier one
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Secret:
         self._file, self._env, self._credential, self._environ = file, env, credential, environ
         self._seen: tuple[int, int, int] | None = None
         self._value = ""
+        self._kept_back: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -85,8 +86,8 @@ class Secret:
             return False
 
     def known(self) -> frozenset[str]:
-        """What was read last, so that it can be kept out of texts."""
-        return frozenset({self._value} if self._value else ())
+        """What was read lately, so that it can be kept out of texts."""
+        return frozenset(self._kept_back)
 
     def _path(self) -> tuple[Path, str]:
         if self._file is not None:
@@ -105,7 +106,8 @@ class Secret:
             raise ConfigError(f"{self.where} holds no secret", hint=hint)
         if not value.isprintable():
             raise ConfigError(f"{self.where} holds more than one line or strange characters", hint=hint)
-        self._value = value
+        if value != self._value:
+            self._value, self._kept_back = value, (value, *self._kept_back)[:4]
         return value
 
 
