@@ -245,9 +245,13 @@ def test_what_could_switch_the_verification_off_stands_where_nothing_is_sent() -
 # Names, ports, ways
 
 
-def test_an_unknown_name_is_the_name_services_matter() -> None:
-    found = refused(Http("https://platform.invalid"))
-    assert found.rule == "dns" and "the name platform.invalid cannot be resolved" in found.reason
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("platform", "platform"), ("Platform", "platform"), ("bücher", "xn--bcher-kva")],
+)
+def test_an_unknown_name_is_the_name_services_matter(given: str, shown: str) -> None:
+    found = refused(Http(f"https://{given}.invalid"))
+    assert found.rule == "dns" and f"the name {shown}.invalid cannot be resolved" in found.reason
     assert "name service" in found.hint
 
 

@@ -368,8 +368,11 @@ class Http:
     # Why there is no connection
 
     def _host(self) -> tuple[str, int]:
-        parts = urlsplit(self.base_url)
-        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        """Name and port as they are dialled: in lower case, and in ASCII."""
+        import httpx
+
+        url = httpx.URL(self.base_url)
+        return url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
 
     def _no_connection(self, course: _Course, exc: Exception, secrets: frozenset[str]) -> NotSent:
         """The cause in words that tell a technician where to look."""
