@@ -318,26 +318,25 @@ def test_other_waits_do_not_meet_the_figures(
     assert not any(told(name, {rate: drain(waiting, rate, 3600.0) for rate in (14, 18, 22)}))
 
 
+def test_a_single_gateway_is_not_sluggish_after_a_short_outage() -> None:
+    """Five minutes without the platform, at any moment of a night: a day is at most cap and floor late."""
+    waiting = herd(2000, "night", SEED)
+    latest = 0.0
+    for number, one in enumerate(waiting.gateways):
+        alone = Herd([one], random.Random(SEED + number), waiting.clock)
+        away = max(0.0, one.due - 300 * alone.chance.random())
+        alone.run(Platform(1e6, away + 300))
+        latest = max(latest, alone.done - FLOOR.total_seconds() - max(one.due, away + 300))
+    print(f"seed {SEED}: sent {latest / 60:.1f} min after the platform's return at the latest")
+    assert latest <= (CAP + FLOOR).total_seconds()
+
+
 # The real thing
 
 
-def test_a_small_herd_of_the_real_thing_makes_the_same_requests_at_the_same_moments() -> None:
-    """`deliver`, the uplink, its gate, the store and all, against the model: request by request."""
-    size, back, rate = 200, 1800.0, 16.0
-    model = herd(size, "power", SEED)
-    model.run(Platform(rate * size / 10_000, back), logged=True)
-    real = herd(size, "power", SEED)
-    platform, log, clock = Platform(rate * size / 10_000, back), list[tuple[float, int, str]](), real.clock
-
-    def answer(number: int, request: httpx.Request) -> httpx.Response:
-        log.append((clock.up, number, "send" if request.method == "POST" else "look"))
-        if clock.up < back:
-            return unreachable(request)
-        if (after := platform.answer(clock.up)) is not None:
-            return refusal(after)
-        data = {"ProcessId": 1, "Status": "Success"}
-        return httpx.Response(200, json={"Data": data, "StatusCode": 200, "Errors": [], "Message": "Success"})
-
+def really(real: Herd, answer: Callable[[int, httpx.Request], httpx.Response]) -> list[float]:
+    """`deliver`, the uplink, its gate, the store and all; when each gateway's day was confirmed."""
+    clock, done = real.clock, [math.inf] * len(real.gateways)
     with in_memory() as folder, ExitStack() as stack:
         stores, uplinks, wakes = [], [], []
         for number, one in enumerate(real.gateways):
@@ -351,7 +350,63 @@ def test_a_small_herd_of_the_real_thing_makes_the_same_requests_at_the_same_mome
             now, number = heapq.heappop(wakes)
             clock.at, clock.up, one = at(now), now, real.gateways[number]
             deliver(uplinks[number], stores[number], clock, one.pace, real.chance.random)
-            if stores[number].outbox.counts()["platform"] != {"confirmed": 1}:
-                heapq.heappush(wakes, (one.wake(now + 0.001), number))
+            (row,) = stores[number].outbox.shown("platform")
+            if row["state"] == "confirmed":
+                done[number] = now
+                continue
+            one.due = (row["due"] - BEGIN).total_seconds()
+            heapq.heappush(wakes, (one.wake(now + 0.001), number))
+    return done
+
+
+def told_so(data: object) -> httpx.Response:
+    meta = {"TotalPage": 1, "TotalItems": len(data) if isinstance(data, list) else 1}
+    envelope = {"Data": data, "StatusCode": 200, "Errors": [], "Message": "Success", "Meta": meta}
+    return httpx.Response(200, json=envelope)
+
+
+def test_a_small_herd_of_the_real_thing_makes_the_same_requests_at_the_same_moments() -> None:
+    """Against the model, request by request."""
+    size, back, rate = 200, 1800.0, 16.0
+    model = herd(size, "power", SEED)
+    model.run(Platform(rate * size / 10_000, back), logged=True)
+    real = herd(size, "power", SEED)
+    platform, log, clock = Platform(rate * size / 10_000, back), list[tuple[float, int, str]](), real.clock
+
+    def answer(number: int, request: httpx.Request) -> httpx.Response:
+        log.append((clock.up, number, "send" if request.method == "POST" else "look"))
+        if clock.up < back:
+            return unreachable(request)
+        if (after := platform.answer(clock.up)) is not None:
+            return refusal(after)
+        return told_so({"ProcessId": 1, "Status": "Success"})
+
+    assert max(really(real, answer)) == model.done
     assert len(log) > 4 * size
     assert log == model.log
+
+
+def test_a_platform_that_refuses_with_503_is_spared_but_takes_longer() -> None:
+    """The honest boundary: what got a 503 may be stored, so it is read back, and an absence is believed after an hour."""
+    size, back, rate = 100, 3600.0, 20.0
+    real = herd(size, "power", SEED)
+    platform, clock, asked, stored = Platform(rate * size / 10_000, back), real.clock, Counter[str](), Counter[int]()
+
+    def answer(number: int, request: httpx.Request) -> httpx.Response:
+        kind = "send" if request.method == "POST" else "follow" if "status" in request.url.path else "read"
+        asked[kind] += clock.up >= back
+        if clock.up < back or platform.answer(clock.up) is not None:
+            return httpx.Response(503, content=b"<html>Service Unavailable", headers={"Content-Type": "text/html"})
+        if kind == "read":
+            ours = {"RemoteInvId": "STR-m0", "Timestamp": "2026-03-14", "PeriodProductionInKWh": "1.000"}
+            return told_so([ours] if stored[number] else [])
+        stored[number] += kind == "send"
+        return told_so({"ProcessId": 1, "Status": "Success"})
+
+    done = max(really(real, answer)) - back
+    needed = 3 * size  # to read back what the outage left unclear, to send, and to look
+    peak = max(platform.arrived.values()) / (platform.rate * MINUTE)
+    print(f"503, seed {SEED}: {dict(asked)}, peak {peak:.2f}, drained after {done / 60:.0f} min")
+    assert set(stored.values()) == {1} and len(stored) == size
+    assert asked["send"] <= 2.0 * size and sum(asked.values()) <= 2.2 * needed and peak <= 3.5
+    assert done <= 1.25 * needed / platform.rate + 2 * 3600 + CAP.total_seconds()
