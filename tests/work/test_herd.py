@@ -387,7 +387,7 @@ def test_a_small_herd_of_the_real_thing_makes_the_same_requests_at_the_same_mome
 
 
 def test_a_platform_that_refuses_with_503_is_spared_but_takes_longer() -> None:
-    """The honest boundary: what got a 503 may be stored, so it is read back, and an absence is believed after an hour."""
+    """The honest boundary: what got a 503 may be stored, so it is read back; an absence is believed in an hour."""
     size, back, rate = 100, 3600.0, 20.0
     real = herd(size, "power", SEED)
     platform, clock, asked, stored = Platform(rate * size / 10_000, back), real.clock, Counter[str](), Counter[int]()
