@@ -104,9 +104,14 @@ def test_backlog_says_what_waits_and_which_device_waits_for_a_decision(ask: Ask)
     assert "R422 no such device" in found.stdout and "Register it." in found.stdout
     assert "heliograph backlog retry roof 2026-03-14 --uplink redex" in found.stdout
     (loud,) = [line for line in found.stdout.splitlines() if line.startswith("!")]
-    assert "drec takes no day of roof before 2026-03-14, and 2 later days wait behind it" in loud
+    assert (
+        "drec: roof 2026-03-14 has to be decided first, 2 later days wait behind it: rejected, R422 no such device"
+        in loud
+    )
     assert "heliograph backlog set-aside roof 2026-03-14 --uplink drec" in loud
+    assert found.stdout.count("waits behind 2026-03-14") == 2 and found.stdout.count("waits for its turn") == 2
     rows = json.loads(ask("backlog", "--json").stdout)
+    assert [row["behind"] for row in rows] == [None, "2026-03-14", "2026-03-14", None, None, None]
     assert [(row["uplink"], row["state"], row["blocks"]) for row in rows] == [
         ("drec", "rejected", 2),
         ("drec", "due", 0),

@@ -341,7 +341,7 @@ def test_where_order_is_the_rule_the_device_waits_loudly_and_the_others_go_on(tm
     assert "heliograph backlog retry m0 2026-03-14 --uplink platform" in waits["hint"]
     seen = health("s", [ORDERED], store, clock, RULES)
     (alarm,) = [alarm for alarm in seen.alarms if "wait behind it" in alarm]
-    assert "takes no day of m0 before 2026-03-14, and 2 later days" in alarm and "backlog set-aside" in alarm
+    assert "m0 2026-03-14 has to be decided first, 2 later days" in alarm and "backlog set-aside" in alarm
     assert not any("wait behind it" in alarm for alarm in health("s", [M0], store, clock, RULES).alarms)
     store.close()
 

@@ -86,7 +86,7 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
                 "set aside" if row["aside"] else row["state"],
                 str(row["attempt"]),
                 durations.shown(now - row["since"]) + " ago",
-                f"{row['rule']} {row['answer']}".strip() or "waits for its turn",
+                _why(row),
                 _next(row, now),
             )
             for row in rows[:limit]
@@ -105,6 +105,13 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
     return 1 if waits else 0
 
 
+def _why(row: Mapping[str, Any]) -> str:
+    words = [f"{row['rule']} {row['answer']}".strip()]
+    if row["behind"] is not None:
+        words.append(f"waits behind {row['behind']}")
+    return "; ".join(word for word in words if word) or "waits for its turn"
+
+
 def _next(row: Mapping[str, Any], now: datetime) -> str:
     which = f"{row['meter']} {row['day']} --uplink {row['uplink']}"
     if row["rule"] in SETTLED:
@@ -113,6 +120,8 @@ def _next(row: Mapping[str, Any], now: datetime) -> str:
         return f"{row['remedy']} Then: {commands(row['meter'], row['day'], row['uplink'])}".strip()
     if row["state"] == "confirmed":
         return "nothing"
+    if row["behind"] is not None:
+        return f"when {row['behind']} is decided"
     return row["remedy"] or (f"at {row['due']:%Y-%m-%d %H:%M} UTC" if row["due"] > now else "with the next round")
 
 
@@ -188,7 +197,8 @@ def _decide(
     if as_json:
         print_json(done)
     else:
-        click.echo(f"{name}: {len(done['days'])} days, {what}. See: heliograph backlog {name}")
+        count = len(done["days"])
+        click.echo(f"{name}: {what}, {count} day{'s' if count != 1 else ''}. See: heliograph backlog {name}")
     return 0
 
 

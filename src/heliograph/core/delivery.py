@@ -350,7 +350,7 @@ class Blocked:
 
     def __str__(self) -> str:
         days = f"{self.later} later day{'s' if self.later != 1 else ''}"
-        return f"{self.uplink} takes no day of {self.meter} before {self.day}, and {days} wait behind it: {self.why}"
+        return f"{self.uplink}: {self.meter} {self.day} has to be decided first, {days} wait behind it: {self.why}"
 
 
 def commands(meter: str, day: date, uplink: str) -> str:

@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from heliograph.core import delivery
-from heliograph.core.delivery import Blocked, DayRow, Decision, Standing
+from heliograph.core.delivery import HISTORY, Blocked, DayRow, Decision, Standing
 from heliograph.core.errors import UsageError
 from heliograph.core.site import Meter, Report
 from heliograph.store import Store
@@ -33,14 +33,17 @@ def waiting(
         for one in store.outbox.blocked(name)
         if meter in (None, one.meter)
     ]
-    behind = {(one.uplink, one.meter, one.day): one.later for one in blocked}
+    stops = {(one.uplink, one.meter): one for one in blocked}
     tried = store.outbox.attempts.of(row["row"] for row in rows)
     for row in rows:
         attempts = tried.get(row["row"], [])
         same = [one["at"] for one in attempts if (one["state"], one["rule"]) == (row["state"], row["rule"])]
         row["aside"] = delivery.is_aside(row["state"], row["rule"])
         row["since"] = same[-1] if same else row["changed"]
-        row["blocks"] = behind.get((row["uplink"], row["meter"], row["day"]), 0)
+        stop = stops.get((row["uplink"], row["meter"]))
+        row["blocks"] = stop.later if stop is not None and stop.day == row["day"] else 0
+        waits = stop is not None and stop.day < row["day"] and row["state"] == "due"
+        row["behind"] = stop.day if stop is not None and waits and not row["rule"].startswith(HISTORY) else None
         row["attempts"] = attempts
     return rows, blocked
 

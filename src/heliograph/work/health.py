@@ -368,7 +368,8 @@ def _alarms(
             )
         found += [f"{uplink.name}: {need}" for need in uplink.needs]
         if count := uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0) - uplink.aside:
-            found.append(f"{uplink.name} has not taken {count} days: {uplink.trouble}. Look at: heliograph backlog")
+            days = f"{count} day{'s' if count != 1 else ''}"
+            found.append(f"{uplink.name} has not taken {days}: {uplink.trouble}. Look at: heliograph backlog")
         found += [f"{device}. {device.todo}" for device in uplink.waits]
     return found
 
