@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,10 +29,12 @@ from heliograph.core.errors import UsageError
 from heliograph.core.ledger import Seam
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.core.registers import MeterMap
+from heliograph.core.site import Report as ReportTo
 from heliograph.store import Store
 from heliograph.work import close_days as closing
 from heliograph.work.amend import record_seam, release
 from heliograph.work.attest import attest
+from heliograph.work.decide import decide
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.export import pack
 from tests.fakes import RULES, START, FakeClock, FakeUplink, a_meter
@@ -154,6 +157,26 @@ def test_some_days_alone_are_sound_too(made: Made) -> None:
     report = audited(some)
     assert [str(finding) for finding in report.findings] == []
     assert 0 < report.withheld < report.entries and len(b"".join(some)) < len(b"".join(lines))
+
+
+def test_what_a_person_decided_is_in_the_pack_of_its_days(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made[0], tmp_path / "copy")
+    store = Store.writer(tmp_path / "copy")
+    meter, now = SLOW[0], START + timedelta(days=DAYS)
+    store.outbox.queue(meter.id, ReportTo("other", "R1"), now)  # days that wait, at a platform that is new
+    days = [one.day for one in store.days.all(meter.id)]
+    for what, day in (("set-aside", days[3]), ("retry", days[3]), ("set-aside", days[9])):
+        wish = {"first": str(day), "last": str(day), "uplink": "other", "because": "as agreed", "dry": False}
+        decide(replace(meter, reports=(ReportTo("other", "R1"),)), what, wish, store, now)
+    for first, last, shown in ((0, -1, 3), (5, 8, 2), (10, 14, 0)):  # two meters a day
+        lines = exported(tmp_path / "copy", store, first=first, last=last)
+        report = audited(lines)
+        assert [str(finding) for finding in report.findings] == []
+        assert sum(b'"kind":"decision"' in line for line in lines) == shown
+    lines = exported(tmp_path / "copy", store)
+    forged = [line.replace(b"as agreed", b"as forged") for line in lines]
+    assert audited(forged).findings
+    store.close()
 
 
 def edited(lines: list[bytes], chance: random.Random) -> tuple[str, list[bytes]]:
