@@ -94,7 +94,7 @@ class Uplink(Protocol):
         ...
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
-        """The next request for these rows (sorted by meter, then day), or None when none may be sent yet. No request."""
+        """The next request for these rows (sorted by meter, then day), or None when none may leave. No request."""
         ...
 
     def send(self, parcel: Parcel) -> Mapping[int, Verdict]:
