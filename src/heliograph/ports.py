@@ -85,7 +85,8 @@ class Uplink(Protocol):
     def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
         """Due rows that must not leave now, before anything is sent; they are settled so. Mostly empty.
 
-        It may ask the platform what it knows of the devices. What is due again needs a `wait`.
+        It may ask the platform what it knows of the devices; without rows it is a calm moment for that. What is due
+        again needs a `wait`.
         """
         ...
 

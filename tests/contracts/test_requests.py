@@ -167,6 +167,7 @@ def recorded(folder: Path, name: str) -> list[Request]:
         if name == "Delta":
             history(uplink, store, clock)
         sandbox.missing = "/statuses" if name == "grouped" else ""
+        sandbox.redex.declined = {"SOMEBODY-ELSES"} if name == "grouped" else set()
         for kind in ("500-after", "401"):
             sandbox.fault(kind, 1, "redex.batch" if "grouped" in name else "drec.send")
         pace = Pace(clock)
@@ -179,6 +180,8 @@ def recorded(folder: Path, name: str) -> list[Request]:
             clock.leap(minutes=10)
         if name != "Delta":  # there the days sent as History are in the way of themselves
             assert store.outbox.counts()["platform"] == {"confirmed": 8}
+        clock.leap(days=1)
+        uplink.prepare([])  # a calm moment to look at the groups
         uplink.date()
         uplink.close()
         store.close()

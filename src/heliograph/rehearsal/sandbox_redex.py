@@ -143,6 +143,10 @@ class Redex:
         self.status_paths = frozenset({"statuses", "status"})
         self.numbers = False
         """True: read-back values are JSON numbers instead of the samples' quoted strings."""
+        self.declined: set[str] = set()
+        """Inverters of a second group, which operations declined: nothing is taken for them."""
+        self.lists = True
+        """False: there are no lists of applications."""
         self.next_outcome: Outcome = "Success"
         """How the next accepted request will end; back to Success after it."""
         self.per_ip = Window(3000, 300)
@@ -153,7 +157,7 @@ class Redex:
         self._access: dict[str, datetime] = {}
         self._refresh: dict[str, datetime] = {}
         self._issued = 0
-        self._application = _uuid(seed, "application")
+        self._application, self._declined = _uuid(seed, "application"), _uuid(seed, "declined")
         self._device = _uuid(seed, "device")
         self._opened = now()
 
@@ -357,6 +361,9 @@ class Redex:
             if inverter is None and not self.open_registration:
                 problems.append(Problem("unknown-inverter", "RemoteInvId", f"{remote_id} is not registered", remote_id))
                 continue
+            if remote_id in self.declined:
+                problems.append(Problem("declined", "RemoteInvId", f"the group of {remote_id} is declined", remote_id))
+                continue
             days.sort(key=lambda item: item[0])
             problems += day_problems(remote_id, days, today, inverter)
             problems += sum_problems(remote_id, days, self.series.get(remote_id))
@@ -437,29 +444,38 @@ class Redex:
         query, problems = self._query(request, set(), allowed)
         if problems:
             return self._refuse(request, problems, 400)
-        application = self._application_data()
-        wanted = (
-            query.get("Status", "Unverified") == "Unverified"
+        if not self.lists:
+            return envelope(404, None, "Not Found")
+        applications = [self._application_data(id) for id in self._applications()]
+        wanted = [
+            application
+            for application in applications
+            if query.get("Status", application["Status"]["Value"]) == application["Status"]["Value"]
             and query.get("DeviceTypes", "Grouped") == "Grouped"
             and query.get("Energies", "Solar") == "Solar"
             and query.get("Registries", "IREC") == "IREC"
             and query.get("Search", "").lower() in application["DeviceName"].lower()
-        )
-        shown, meta = _page([application] if wanted else [], query)
+        ]
+        shown, meta = _page(wanted, query)
         return envelope(200, shown, "Success", meta=meta)
 
     def _do_application(self, request: Request) -> Answer:
-        if request.path.rpartition("/")[2] != self._application:
+        id = request.path.rpartition("/")[2]
+        if id not in self._applications():
             return envelope(404, None, "Not Found")
-        return envelope(200, self._application_data(), "Success")
+        return envelope(200, self._application_data(id), "Success")
 
-    def _application_data(self) -> dict[str, Any]:
+    def _applications(self) -> list[str]:
+        return [self._application, *([self._declined] if self.declined else [])]
+
+    def _application_data(self, id: str) -> dict[str, Any]:
+        status = "Declined" if id == self._declined else "Unverified"
         megawatts = sum(inverter.capacity_kw or 0.0 for inverter in self.inverters.values()) / 1000
         return {
-            "Id": self._application,
-            "ApplicationNumber": "1000000000000001",
-            "DeviceName": "Sandbox group",
-            "Status": {"Value": "Unverified", "Description": "Unverified"},
+            "Id": id,
+            "ApplicationNumber": "1000000000000002" if id == self._declined else "1000000000000001",
+            "DeviceName": "Sandbox group, declined" if id == self._declined else "Sandbox group",
+            "Status": {"Value": status, "Description": status},
             "Registry": {"Value": "IREC", "Description": "I-REC"},
             "EnergyValue": "Solar",
             "FuelType": "ES110",
@@ -473,7 +489,8 @@ class Redex:
         }
 
     def _do_devices(self, request: Request) -> Answer:
-        if request.path.rpartition("/")[0].rpartition("/")[2] != self._application:
+        id = request.path.rpartition("/")[0].rpartition("/")[2]
+        if id not in self._applications():
             return envelope(404, None, "Not Found")
         query, problems = self._query(request, set(), {"CurrentPage", "ItemsPerPage"})
         if problems:
@@ -488,7 +505,8 @@ class Redex:
                 "InstalledCapacity": known.capacity_kw or 0.0 if (known := self.inverters.get(remote_id)) else 0.0,
                 "CreatedTime": iso(self._opened),
             }
-            for index, remote_id in enumerate(dict.fromkeys((*self.inverters, *self.series)))
+            for index, remote_id in enumerate(dict.fromkeys((*self.inverters, *self.series, *sorted(self.declined))))
+            if (remote_id in self.declined) == (id == self._declined)
         ]
         device = {
             "Id": self._device,

@@ -105,6 +105,8 @@ class Drec:
 
     def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
         """Reads what the platform knows of the devices when it is time, and takes out what cannot be sent by that."""
+        if not rows:
+            return {}
         now, found = self._now(), dict[int, Verdict]()
         if (verdict := self._devices.refresh(now)) is not None:
             # Its rule stays, for it may say how the row is to be sent.

@@ -7,6 +7,7 @@ them. Sending a day twice may count it twice (§9 rule 3), so whatever is unclea
 from __future__ import annotations
 
 import json
+import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Verdict
 from heliograph.core.errors import ConfigError
 from heliograph.uplink.http import Answer, Exchange, Http, fault
 from heliograph.uplink.redex_answers import READ_BACK, envelope, process_id, same, trouble
+from heliograph.uplink.redex_groups import Groups
 from heliograph.uplink.redex_reads import Reads
 from heliograph.uplink.redex_search import STATUSES, Search
 from heliograph.uplink.tokens import Authorized, TokenSource
@@ -27,6 +29,7 @@ STATUS_PATHS = ("/public/v2/generation-datas/statuses", "/public/v2/generation-d
 MAX_RECORDS = 3000
 # More than any number of parts: an inverter that shares no request.
 ALONE = 2**20
+DECLINED = "Ask REDEX why. The days stay due, and leave by themselves once the group is in force again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Redex:
         now: Callable[[], datetime],
         *,
         absent_after: timedelta = timedelta(hours=1),
+        chance: Callable[[], float] = random.random,
     ) -> None:
         """`absent_after`: the only process time ever published is eight and a half minutes (§7)."""
         self.name = name
@@ -95,16 +99,30 @@ class Redex:
         self._status_path: str | None = None
         self._search = Search()
         self._reads = Reads(self._exchange, dialect.path_query, now)
+        self._groups = Groups(self._exchange, chance)
+        self._ours: set[str] = set()
 
     # Packing
 
     def prepare(self, rows: Sequence[DayRow]) -> Mapping[int, Verdict]:
-        """Nothing is known before an answer."""
-        del rows
-        return {}
+        """Takes out the inverters of a declined group, after a look at them when it is time."""
+        now = self._now()
+        urgent = any(row.last_rule == "declined" for row in rows)
+        if (verdict := self._groups.refresh(now, calm=not rows, urgent=urgent)) is not None:
+            # Its rule stays, for a search may depend on it.
+            return {row.id: replace(verdict, state="due", rule=row.last_rule or verdict.rule) for row in rows[:1]}
+        found: dict[str, tuple[int, Verdict]] = {}
+        for row in rows:
+            self._ours.add(row.remote_id)
+            # The oldest day keeps the later ones of its inverter back.
+            if row.remote_id not in found and (group := self._groups.declined(row.remote_id)) is not None:
+                text = f"REDEX has declined the group {group.name}; nothing is sent for its inverters"
+                verdict = Verdict("due", "declined", text, DECLINED, self._groups.wait(now))
+                found[row.remote_id] = row.id, verdict
+        return dict(found.values())
 
     def notes(self) -> Sequence[Note]:
-        return ()
+        return tuple(self._groups.notes(self._ours))
 
     def pack(self, rows: Sequence[DayRow]) -> Parcel | None:
         """The first rows that fit into one request; half of a refused request while its faulty record is looked for.
@@ -172,6 +190,8 @@ class Redex:
     def send(self, parcel: Parcel) -> Mapping[int, Verdict]:
         found = self._exchange("POST", parcel.path, body=parcel.body)
         self._search.asked(parcel.rows)
+        if isinstance(found, Answer) and found.status in (403, 422):
+            self._groups.doubt(self._now())
         if not isinstance(found, Answer):
             return same(parcel.rows, fault(found))
         if found.status in STATUSES:

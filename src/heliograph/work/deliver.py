@@ -125,7 +125,7 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
     while free(uplink, pace):
         rows = store.outbox.candidates(uplink.name, clock.now(), ordered=uplink.ordered, limit=ROWS)
         rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
-        if rows and (early := uplink.prepare(rows)):
+        if early := uplink.prepare(rows):
             _settle(uplink, store, clock, pace, jitter, [row for row in rows if row.id in early], early, "device")
             continue
         begun = False
