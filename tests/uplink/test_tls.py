@@ -100,13 +100,16 @@ def authority(tmp_path: Path) -> Authority:
 class Server:
     """Answers every request with `{}`, and keeps what it got."""
 
-    date: datetime | None = None
+    apart: timedelta | None = None
+    """Of its clock; None: it does not tell the time."""
     got: list[bytes] = field(default_factory=list)
 
     def __call__(self, connection: socket.socket) -> None:
         while received := self._request(connection):
             self.got.append(received)
-            dated = f"Date: {format_datetime(self.date, usegmt=True)}\r\n" if self.date else ""
+            dated = ""
+            if self.apart is not None:
+                dated = f"Date: {format_datetime(datetime.now(UTC) + self.apart, usegmt=True)}\r\n"
             body = "" if received.startswith(b"HEAD") else "{}"
             connection.sendall(f"HTTP/1.1 200 OK\r\n{dated}Content-Length: 2\r\n\r\n{body}".encode())
 
@@ -179,17 +182,17 @@ EARLY = {"begins": 10 * DAY, "ends": 30 * DAY}
 @pytest.mark.parametrize(
     ("validity", "theirs", "rule", "told"),
     [
-        (EXPIRED, NOW, "certificate", r"ended \d{4}-\d\d-\d\d \d\d:\d\d UTC$"),
+        (EXPIRED, 0 * DAY, "certificate", r"ended \d{4}-\d\d-\d\d \d\d:\d\d UTC$"),
         (EXPIRED, None, "certificate", r"ended .* UTC$"),
-        (EXPIRED, NOW - 20 * DAY, "clock", r"ended .* this gateway's clock is 20 d ahead of the one of 127\.0\.0\.1"),
-        (EARLY, NOW, "certificate", r"begins only \d{4}-\d\d-\d\d \d\d:\d\d UTC$"),
-        (EARLY, NOW + 20 * DAY, "clock", r"begins only .* this gateway's clock is 20 d behind the one of 127\.0\.0\.1"),
+        (EXPIRED, -20 * DAY, "clock", r"ended .* this gateway's clock is 20 d ahead of the one of 127\.0\.0\.1"),
+        (EARLY, 0 * DAY, "certificate", r"begins only \d{4}-\d\d-\d\d \d\d:\d\d UTC$"),
+        (EARLY, 20 * DAY, "clock", r"begins only .* this gateway's clock is 20 d behind the one of 127\.0\.0\.1"),
     ],
 )
 def test_an_expired_certificate_is_told_apart_from_a_wrong_clock(
-    authority: Authority, validity: dict[str, timedelta], theirs: datetime | None, rule: str, told: str
+    authority: Authority, validity: dict[str, timedelta], theirs: timedelta | None, rule: str, told: str
 ) -> None:
-    server = Server(date=theirs)
+    server = Server(theirs)
     with peer(server, authority.server(**validity)) as port:  # type: ignore[arg-type]  # the keys are begins and ends
         found = refused(Http(f"https://127.0.0.1:{port}", ca=authority.file, now=lambda: datetime.now(UTC)))
     assert found.rule == rule and re.search(told, found.reason), found
@@ -201,7 +204,7 @@ def test_an_expired_certificate_is_told_apart_from_a_wrong_clock(
 def test_only_a_certificate_that_holds_but_for_its_time_is_asked_for_the_time(
     authority: Authority, tmp_path: Path
 ) -> None:
-    server = Server(date=NOW - 20 * DAY)
+    server = Server(-20 * DAY)
     with peer(server, Authority(tmp_path, "Hotel").server(begins=-30 * DAY, ends=-10 * DAY)) as port:
         found = refused(Http(f"https://127.0.0.1:{port}", ca=authority.file, now=lambda: NOW))
     assert found.rule == "certificate" and server.got == []
