@@ -274,7 +274,7 @@ def test_it_is_undone_as_long_as_no_later_day_was_sent_where_order_is_the_rule(s
     uplink = FakeUplink()
     uplink.ordered = True
     run(uplink, store, clock)
-    with pytest.raises(UsageError, match="2026-03-15 was sent after it"):
+    with pytest.raises(UsageError, match="2026-03-16 was sent after it"):
         decide(ORDERED, "retry", wish(), store, clock.now())
     decide(M0, "retry", wish(), store, clock.now())  # elsewhere it may come at any time
     run(uplink, store, clock)

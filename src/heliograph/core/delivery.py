@@ -283,7 +283,7 @@ class Standing:
     elsewhere: bool
     """It may have been sent by a store that was lost."""
     overtaken: date | None
-    """The first later day that was sent, where order is the rule."""
+    """A later day that was sent, where order is the rule."""
     refused: str
     """The rule of the platform's newest answer."""
     history: bool

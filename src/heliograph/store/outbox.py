@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -348,30 +348,36 @@ class Outbox:
         )
         return [self._row(row) for row in rows]
 
-    def companions(self, row: DayRow) -> list[DayRow]:
-        """Rows of its device that wait for a person like this one and went with the same request, itself included."""
-        rows = self._db.all(
-            self._ROW + " WHERE outbox.claim = ? AND meter.name = ? AND outbox.state IN ('rejected', 'held')"
+    def companions(self, uplink: str, rows: Sequence[DayRow]) -> list[DayRow]:
+        """Rows of the device of these that wait for a person as well and went with the same requests."""
+        claims = {row.claim for row in rows if row.claim is not None and row.state in ("rejected", "held")}
+        found = self._db.all(
+            self._ROW + " WHERE outbox.uplink = ? AND outbox.meter = (SELECT id FROM meter WHERE name = ?)"
+            " AND outbox.state NOT IN ('accepted', 'confirmed') AND outbox.state IN ('rejected', 'held')"
             " ORDER BY outbox.date",
-            [row.claim, row.meter],
+            [uplink, rows[0].meter],
         )
-        return [self._row(one) for one in rows]
+        return [self._row(one) for one in found if one["claim"] in claims]
 
-    def sent_after(self, uplink: str, meter: str, day: date) -> date | None:
-        """The first later day of a device that a platform has, or may have."""
+    def newest_sent(self, uplink: str, meter: str) -> date | None:
+        """The newest day of a device that a platform has, or may have."""
         row = self._db.one(
-            "SELECT min(date) AS date FROM outbox JOIN meter ON meter.id = outbox.meter WHERE outbox.uplink = ?"
-            " AND meter.name = ? AND date > ? AND state IN ('unclear', 'accepted', 'confirmed')",
-            [uplink, meter, day.isoformat()],
+            "SELECT max(date) AS date FROM outbox WHERE uplink = ? AND meter = (SELECT id FROM meter WHERE name = ?)"
+            " AND state IN ('unclear', 'accepted', 'confirmed')",
+            [uplink, meter],
         )
         return date.fromisoformat(row["date"]) if row and row["date"] else None
 
-    def last_try(self, row: DayRow) -> tuple[str, bool]:
-        """The rule of the platform's newest answer about a row, and whether it went as History when it went last."""
-        tried = self.attempts.of([row.id]).get(row.id, [])
-        told = [one["rule"] for one in tried if one["asked"] != "person"]
-        wished = [one["rule"] for one in tried if one["asked"] == "person" and one["rule"] in (RETRY, HISTORY)]
-        return told[-1] if told else row.last_rule, as_history(row) or wished[-1:] == [HISTORY]
+    def last_tries(self, rows: Iterable[DayRow]) -> dict[int, tuple[str, bool]]:
+        """Of each row, the rule of the platform's newest answer, and whether it went as History when it went last."""
+        rows = list(rows)
+        tried, found = self.attempts.of(row.id for row in rows), {}
+        for row in rows:
+            told = [one["rule"] for one in tried.get(row.id, []) if one["asked"] != "person"]
+            wished = [one["rule"] for one in tried.get(row.id, []) if one["asked"] == "person"]
+            last = [rule for rule in wished if rule in (RETRY, HISTORY)][-1:]
+            found[row.id] = told[-1] if told else row.last_rule, as_history(row) or last == [HISTORY]
+        return found
 
     def blocked(self, uplink: str) -> list[Blocked]:
         """Of a platform that insists on order: devices of which a day has to be decided before later ones leave."""

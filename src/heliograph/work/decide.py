@@ -62,16 +62,17 @@ def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: 
     refused: dict[date, str] = {}
     for uplink, mine in rows.items():
         report = next((one for one in meter.reports if one.uplink == uplink), None)
-        judge = _judge(what, uplink, report, wish, store, now)
-        for row in _together(mine, store) if report is not None and report.ordered else mine:
+        named = _together(uplink, mine, store) if report is not None and report.ordered else mine
+        judge = _judge(what, uplink, report, named, wish, store, now)
+        for row in named:
             decision = judge(row)
             if isinstance(decision, Decision):
                 found.append((uplink, row, decision))
             elif wish["uplink"] is not None or row.day not in refused:
                 refused[row.day] = f"{uplink}: {decision}"
     decided = {row.day for _, row, _ in found}
-    named = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    for day in sorted({*named, *refused}):
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    for day in sorted({*days, *refused}):
         if day not in decided:
             why = refused.get(day, "no closed day of it is on its way there")
             raise UsageError(f"{meter.id} {day}, {why}", hint=f"Nothing was changed. heliograph backlog {meter.id}")
@@ -105,7 +106,13 @@ def _rows(meter: Meter, uplink: str | None, first: date, last: date, store: Stor
 
 
 def _judge(
-    what: str, uplink: str, report: Report | None, wish: Mapping[str, Any], store: Store, now: datetime
+    what: str,
+    uplink: str,
+    report: Report | None,
+    rows: Sequence[DayRow],
+    wish: Mapping[str, Any],
+    store: Store,
+    now: datetime,
 ) -> Callable[[DayRow], Decision | str]:
     ordered = report is not None and report.ordered
     if what == "set-aside":
@@ -115,21 +122,20 @@ def _judge(
     history, not_there = bool(wish.get("as_history")), bool(wish.get("not_there"))
     if history and not report.history:
         return lambda _: "this platform knows no History reads; leave --as-history out"
-    lost = store.outbox.lost_until(now)
+    newest = store.outbox.newest_sent(uplink, rows[0].meter) if ordered and rows else None
+    lost, tries = store.outbox.lost_until(now), store.outbox.last_tries(rows)
 
     def judge(row: DayRow) -> Decision | str:
-        refused, as_history = store.outbox.last_try(row)
-        overtaken = store.outbox.sent_after(uplink, row.meter, row.day) if ordered else None
+        refused, as_history = tries[row.id]
+        overtaken = newest if newest is not None and newest > row.day else None
         standing = Standing(lost is not None and row.end <= lost, overtaken, refused, as_history)
         return delivery.retried(row, standing, history=history, not_there=not_there)
 
     return judge
 
 
-def _together(rows: Sequence[DayRow], store: Store) -> list[DayRow]:
+def _together(uplink: str, rows: Sequence[DayRow], store: Store) -> list[DayRow]:
     """With the days that went in one read with them: it is held there as their sum, so they are decided together."""
     found = {row.id: row for row in rows}
-    for row in rows:
-        if row.claim is not None and row.state in ("rejected", "held"):
-            found |= {mate.id: mate for mate in store.outbox.companions(row)}
+    found |= {mate.id: mate for mate in store.outbox.companions(uplink, rows)} if rows else {}
     return sorted(found.values(), key=lambda row: row.day)
