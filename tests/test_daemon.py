@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -253,3 +254,25 @@ def test_the_nightly_offset_counts_from_the_moment_days_are_closed_and_outlives_
     first = offsets()
     assert first == offsets() and len(first) == 2
     assert all(timedelta(minutes=15) <= one <= timedelta(hours=2, minutes=15) for one in first)
+
+
+def test_a_question_that_waits_for_its_turn_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """In real time: a thread is in the gate, whose minute has just begun."""
+    (tmp_path / "token").write_text("token")
+    (tmp_path / "config.toml").write_text(
+        CONFIG.format(folder=tmp_path)
+        + f'[uplink.redex]\nbase_url = "http://127.0.0.1:1"\nper_minute = 1\ntoken = {{ file = "{tmp_path}/token" }}\n'
+    )
+    site = app.load(tmp_path / "config.toml")
+    with site.writer() as store:
+        running = Daemon(site, store)
+        running.start()
+        (uplink,) = running.uplinks
+        assert uplink._http.gate.enter()  # type: ignore[attr-defined]  # as if a request were under way
+        waiting = threading.Thread(target=uplink.date)
+        waiting.start()
+        asked = time.monotonic()
+        running.stop()
+        waiting.join(5)
+        assert not waiting.is_alive()
+        assert time.monotonic() - asked < 5

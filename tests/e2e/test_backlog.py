@@ -45,7 +45,10 @@ def test_a_year_of_500_inverters_takes_62_requests_at_most_and_none_twice(tmp_pa
                 _until(lambda: _open(tmp_path / "data") == 0, clock)
             finally:
                 child.kill()
-        print(dict(platform.requests))
+        # Follow-ups go on while the rest is sent; reads are those of the request that the kill left unclear.
+        print(
+            f"{INVERTERS} inverters, {DAYS} days: {dict(platform.requests)}, {sum(platform.requests.values())} in all"
+        )
         assert platform.requests["redex.batch"] <= needed + 1  # 61 for a year of 500, and one that was cut off
         assert [str(one) for one in platform.violations] == []
         store = Store.reader(tmp_path / "data")
