@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import heliograph.daemon
 from heliograph import app
 from heliograph.clock import RehearsalClock
 from heliograph.core import delivery
@@ -57,8 +58,8 @@ class Order:
     depth: int = JOB
     only_open: bool = False
     """The store is opened, and that is all."""
-    quiet: bool = False
-    """Nothing is told of what the store acknowledges."""
+    only: str = ""
+    """Nothing but jobs whose names begin so, and nothing is told of what is acknowledged."""
     wrong: Wrong = ""
     """What this life does wrong, so that the test can fail."""
 
@@ -127,9 +128,14 @@ class Marks:
 
 
 class WatchedDaemon(Daemon):
-    def __init__(self, site: app.App, store: Store, marks: Marks) -> None:
+    def __init__(self, site: app.App, store: Store, marks: Marks, only: str) -> None:
         self._marks = marks
+        self._only = only
         super().__init__(site, store)
+
+    def _add(self, name: str, *given: Any, **named: Any) -> None:
+        if name.startswith(self._only):
+            super()._add(name, *given, **named)
 
     def _guarded(self, name: str, job: Callable[[], None]) -> None:
         if name not in JOBS:
@@ -156,11 +162,13 @@ def live(site: app.App, order: Order, marks: Marks, pipe: int) -> NoReturn:
             (store.readings, "thin"),
         ):
             setattr(holder, name, marks.storing(getattr(holder, name)))
-        if not order.quiet:
+        if not order.only:
             early = order.wrong == "acknowledges early"
             tell_all(store, lambda lines: os.write(pipe, "".join(f"{line}\n" for line in lines).encode()), early=early)
         if not order.only_open:
-            daemon = WatchedDaemon(site, store, marks)
+            daemon = WatchedDaemon(site, store, marks, order.only)
+            if order.only:
+                heliograph.daemon.SHORTEST = 0.03
             if order.wrong == "claims late":
                 claim_late(store, daemon.uplinks)
             elif order.wrong == "resends blindly":

@@ -385,6 +385,13 @@ def judge(row: DayRow, found: ReadBack, now: datetime, absent_after: timedelta) 
     )
 
 
+def until_absent(row: DayRow, now: datetime, absent_after: timedelta) -> timedelta | None:
+    """When to look again at an unclear row that was not there: earlier looks tell nothing new."""
+    if row.state != "unclear" or row.claimed_at is None:
+        return None
+    return min(row.claimed_at + absent_after - now, CAP)
+
+
 def next_look(claimed_at: datetime | None, now: datetime) -> datetime:
     """When to ask again about a row: after 60 s, then doubling up to 15 min, reckoned from its age."""
     age = now - claimed_at if claimed_at is not None else FLOOR

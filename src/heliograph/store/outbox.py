@@ -40,6 +40,8 @@ from heliograph.store.readings import Readings
 PROVEN: frozenset[State] = frozenset({"accepted", "confirmed", "rejected", "held"})
 # In `learned`: a store that may not know all that was sent, until it is settled (store/opening.py, work/recover.py).
 RECOVERY = "recovery"
+# A condition in the words of a partial index, which SQLite takes only for itself.
+UNDER_WAY = "state NOT IN ('due', 'confirmed')"
 # Days with energy of one device that are looked at in one go where each has a request of its own; days without any go
 # with them, however many there are.
 BEARING = 30
@@ -160,7 +162,8 @@ class Outbox:
             )
         else:
             stops = self._db.all(
-                "SELECT meter, min(date) AS day FROM outbox WHERE uplink = ? AND state = 'accepted' GROUP BY meter",
+                f"SELECT meter, min(date) AS day FROM outbox WHERE uplink = ? AND {UNDER_WAY} AND state = 'accepted'"
+                " GROUP BY meter",
                 [uplink],
             )
         stop = {row["meter"]: row["day"] for row in stops}
@@ -194,7 +197,8 @@ class Outbox:
         """Whether due rows wait behind a day of their device that left after `since` and is being processed."""
         row = self._db.one(
             "SELECT 1 AS found FROM outbox JOIN claim ON claim.id = outbox.claim"
-            " WHERE outbox.uplink = ? AND outbox.state = 'accepted' AND claim.at > ? AND EXISTS (SELECT 1 FROM outbox"
+            f" WHERE outbox.uplink = ? AND outbox.{UNDER_WAY} AND outbox.state = 'accepted' AND claim.at > ?"
+            " AND EXISTS (SELECT 1 FROM outbox"
             " later WHERE later.uplink = outbox.uplink AND later.meter = outbox.meter AND later.date > outbox.date"
             " AND later.state NOT IN ('accepted', 'confirmed') AND later.state = 'due' AND later.due <= ?) LIMIT 1",
             [uplink, micros(since), micros(now)],
@@ -202,13 +206,17 @@ class Outbox:
         return row is not None
 
     def waiting(self, uplink: str, state: State, now: datetime, *, limit: int = 3000) -> list[DayRow]:
-        """Unclear or accepted rows whose next look is due, by meter and day; whole claims, for they are one request."""
-        clause = "NOT IN ('accepted', 'confirmed')" if state != "accepted" else "= 'accepted'"
+        """Unclear or accepted rows whose next look is due, by meter and day; whole claims, for they are one request.
+
+        Where days were accepted without a process to follow, all of their device's: they are asked about in one go.
+        """
+        due = f"FROM outbox WHERE uplink = ? AND {UNDER_WAY} AND state = ? AND due <= ?"
+        same = "outbox.process_id IS NULL" if state == "accepted" else "0"
         rows = self._db.all(
-            self._ROW + f" WHERE outbox.uplink = ? AND outbox.state {clause} AND outbox.state = ? AND outbox.claim IN"
-            f" (SELECT claim FROM outbox WHERE uplink = ? AND state {clause} AND state = ? AND due <= ?)"
+            self._ROW + f" WHERE outbox.uplink = ? AND outbox.{UNDER_WAY} AND outbox.state = ? AND (outbox.claim IN"
+            f" (SELECT claim {due}) OR {same} AND outbox.meter IN (SELECT meter {due} AND process_id IS NULL))"
             " ORDER BY outbox.meter, outbox.date LIMIT ?",
-            [uplink, state, uplink, state, micros(now), limit],
+            [uplink, state, *(uplink, state, micros(now)) * 2, limit],
         )
         return [self._row(row) for row in rows]
 
@@ -384,7 +392,7 @@ class Outbox:
         stops: dict[int, Blocked] = {}
         for row in self._db.all(
             "SELECT outbox.*, min(date) AS date, meter.name AS name FROM outbox JOIN meter ON meter.id = outbox.meter"
-            " WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed') AND state IN ('rejected', 'held')"
+            f" WHERE uplink = ? AND {UNDER_WAY} AND state IN ('rejected', 'held')"
             " AND rule NOT LIKE 'aside/%' AND rule NOT LIKE 'history%' GROUP BY outbox.meter ORDER BY outbox.meter",
             [uplink],
         ):

@@ -24,7 +24,8 @@ log = structlog.get_logger()
 
 # More rows than any platform takes at once; what a request leaves over is fetched again for the next.
 ROWS = 3000
-# A request may wait this long for days that are held back while earlier ones of their devices are being processed.
+# A request may wait this long for days that are held back while earlier ones of their devices are being processed, and
+# a look at days of a long backlog for the next of them.
 GATHER = timedelta(minutes=15)
 # A process that is not finished by then is treated as unclear and read back.
 PROCESS_PATIENCE = timedelta(hours=24)
@@ -140,9 +141,10 @@ def deliver(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Call
             verdicts = uplink.send(parcel)
             sent = [replace(row, claimed_at=now, attempt=row.attempt + 1) for row in parcel.rows]
             answered = any(verdict.state != "unclear" for verdict in verdicts.values())
-            if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, "send", answered=answered):
-                return
             rows = _left(rows, sent, verdicts, ordered=uplink.ordered)
+            more = any(row.meter == sent[0].meter for row in rows)
+            if not _settle(uplink, store, clock, pace, jitter, sent, verdicts, "send", answered=answered, more=more):
+                return
         if not begun:
             return
 
@@ -203,7 +205,9 @@ def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Ca
         now, verdicts = clock.now(), {}
         for row in same:
             verdict = delivery.judge(row, found[row.id], now, uplink.absent_after) if row.id in found else None
-            verdicts[row.id] = verdict or Verdict(row.state, row.last_rule or "waiting", "not yet at the platform")
+            absent = delivery.until_absent(row, now, uplink.absent_after) if row.id in found else None
+            waits = Verdict(row.state, row.last_rule or "waiting", "not yet at the platform", wait=absent)
+            verdicts[row.id] = verdict or waits
         answered = not all(isinstance(one, Unknown) and one.verdict.state != "held" for one in found.values())
         if not _settle(uplink, store, clock, pace, jitter, same, verdicts, "read-back", answered=answered):
             return
@@ -220,10 +224,12 @@ def _settle(
     asked: Asked,
     *,
     answered: bool | None = None,
+    more: bool = False,
 ) -> bool:
     """Writes down what the answers meant and when to look or try again; whether the round may go on.
 
-    `answered`: whether the platform told anything about these rows; None where it was not asked.
+    `answered`: whether the platform told anything about these rows; None where it was not asked. `more`: more days of
+    the device leave at once, so that one look at all of them will do.
 
     One draw of chance for all rows of a request: what was sent together comes due together.
     """
@@ -243,6 +249,8 @@ def _settle(
         match verdict.state:
             case "due" if verdict.at_once or verdict.token:
                 due = now  # a pause for the token holds all back, and ends as soon as there is another one
+            case "accepted" if more and verdict.process_id is None:
+                due = now + GATHER
             case "due" | "unclear" | "accepted" if verdict.pause_all:
                 due = pace.paused_until or now  # nothing was said about this row: its turn is when the pause ends
             case "due":
