@@ -267,7 +267,7 @@ def _map(config: Config, number: int) -> library.LoadedMap:
 
 
 def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
-    one, site = config.settings.meter[number], config.settings.site
+    one = config.settings.meter[number]
     bus = next(bus for bus in config.settings.bus if bus.id == one.bus)
     production = _production(config, number, loaded.map)
     if loaded.map.status == "unverified" and one.report_as and not one.accept_unverified_map:
@@ -281,8 +281,7 @@ def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
         Report(
             uplink,
             name,
-            # From the moment at which days are closed everywhere, else an eighth of a fleet would push right then.
-            config.settings.close.after + spread_offset(site.id, uplink, (chosen := _uplink(config, uplink)).spread),
+            _leaves_after(config, uplink, chosen := _uplink(config, uplink)),
             chosen.ordered,
             chosen.history,
         )
@@ -304,6 +303,17 @@ def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:
         factors=tuple(sorted(one.factors.items())),
         reports=reports,
     )
+
+
+def _leaves_after(config: Config, uplink: str, chosen: RedexSettings | DrecSettings) -> timedelta:
+    """How long after midnight a day leaves: at once where the site says so, else spread over the fleet.
+
+    From the moment on at which days are closed everywhere, else an eighth of a fleet would push right then.
+    """
+    after = config.settings.close.after
+    if not chosen.spread:
+        return after
+    return max(after, chosen.earliest) + spread_offset(config.settings.site.id, uplink, chosen.spread)
 
 
 def _uplink(config: Config, uplink: str) -> RedexSettings | DrecSettings:

@@ -163,9 +163,12 @@ class UplinkSettings(Part):
     """What the uplink says of itself (ports.Uplink); here, so that a verb need not make one."""
     history: ClassVar[bool] = False
     """Takes days before the device was registered, as History reads."""
+    earliest: ClassVar[timedelta] = timedelta(0)
+    """After midnight, before which nothing is sent; from there on the push is spread."""
 
 
 class RedexSettings(UplinkSettings):
+    earliest: ClassVar[timedelta] = timedelta(hours=1)  # redex.md section 9, rule 5: only days that are surely over
     login: RedexLogin | None = None
     dialect: Literal["grouped-2024", "legacy"] = "grouped-2024"
     path_single: str | None = None
