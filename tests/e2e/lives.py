@@ -42,6 +42,8 @@ WHATS = (*JOBS, "backup", "migrate")
 JOB, STORING = 1, 2
 # A moment that was waited for and does not come is not worth more than this (seconds).
 PATIENCE = 0.5
+# Real seconds within which a platform must have answered a life that does nothing but deliver.
+TIMEOUT = 0.5
 
 
 Wrong = Literal["", "acknowledges early", "claims late", "resends blindly"]
@@ -168,7 +170,9 @@ def live(site: app.App, order: Order, marks: Marks, pipe: int) -> NoReturn:
         if not order.only_open:
             daemon = WatchedDaemon(site, store, marks, order.only)
             if order.only:
-                heliograph.daemon.SHORTEST = 0.03
+                heliograph.daemon.SHORTEST = 0.005
+                for uplink in daemon.uplinks:
+                    uplink._http.timeout = TIMEOUT  # type: ignore[attr-defined]  # both have one
             if order.wrong == "claims late":
                 claim_late(store, daemon.uplinks)
             elif order.wrong == "resends blindly":
