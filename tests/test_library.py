@@ -18,8 +18,9 @@ from heliograph.core.errors import ConfigError
 from heliograph.core.registers import Match, Register
 
 METERS = Path(__file__).parents[1] / "meters"
-SHIPPED = ("abb-b23-b24", "chint-dtsu666", "eastron-sdm120", "eastron-sdm230", "eastron-sdm630", "eastron-sdm660",
-           "eastron-sdm72dm-v2")  # fmt: skip
+SHIPPED = ("abb-b23-b24", "carlo-gavazzi-em24-e1", "carlo-gavazzi-em340", "chint-dtsu666", "eastron-sdm120",
+           "eastron-sdm220", "eastron-sdm230", "eastron-sdm54", "eastron-sdm630", "eastron-sdm660",
+           "eastron-sdm72d-m", "eastron-sdm72dm-v2", "schneider-iem3155")  # fmt: skip
 
 GOOD = """\
 name      = "a-meter"
@@ -151,6 +152,22 @@ def test_the_sdm660_is_an_unverified_sdm630() -> None:
     assert m.identity.match == ()
     assert m.identity.serial == "serial_number"
     text = (METERS / "eastron-sdm660.toml").read_text()
+    assert "accept_unverified_map" in text
+
+
+def test_an_em24_with_ethernet_is_an_em340_in_the_right_application() -> None:
+    m, parent = library.load("carlo-gavazzi-em24-e1", None).map, library.load("carlo-gavazzi-em340", None).map
+    assert m.registers[:-1] == parent.registers
+    assert m.identity.match == (Match(address=0xA000, function="holding", type="u16", values=(7,)),)
+    assert m.identity.required
+    assert (m.identity.serial, parent.identity.match) == ("serial_number", ())
+
+
+@pytest.mark.parametrize("name", ["eastron-sdm220", "eastron-sdm54"])
+def test_a_map_without_a_sheet_of_the_maker_delivers_nothing_by_itself(name: str) -> None:
+    m = library.load(name, None).map
+    assert (m.status, m.read_gaps) == ("unverified", False)
+    text = (METERS / f"{name}.toml").read_text()
     assert "accept_unverified_map" in text
 
 
