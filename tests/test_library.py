@@ -19,8 +19,8 @@ from heliograph.core.registers import Match, Register
 
 METERS = Path(__file__).parents[1] / "meters"
 SHIPPED = ("abb-b23-b24", "carlo-gavazzi-em24-e1", "carlo-gavazzi-em340", "chint-dtsu666", "eastron-sdm120",
-           "eastron-sdm220", "eastron-sdm230", "eastron-sdm54", "eastron-sdm630", "eastron-sdm660",
-           "eastron-sdm72d-m", "eastron-sdm72dm-v2", "schneider-iem3155")  # fmt: skip
+           "eastron-sdm220", "eastron-sdm230", "eastron-sdm54", "eastron-sdm630", "eastron-sdm630mct",
+           "eastron-sdm660", "eastron-sdm72d-m", "eastron-sdm72dm-v2", "schneider-iem3155")  # fmt: skip
 
 GOOD = """\
 name      = "a-meter"
@@ -163,7 +163,7 @@ def test_an_em24_with_ethernet_is_an_em340_in_the_right_application() -> None:
     assert (m.identity.serial, parent.identity.match) == ("serial_number", ())
 
 
-@pytest.mark.parametrize("name", ["eastron-sdm220", "eastron-sdm54"])
+@pytest.mark.parametrize("name", ["eastron-sdm220", "eastron-sdm54", "eastron-sdm630mct"])
 def test_a_map_without_a_sheet_of_the_maker_delivers_nothing_by_itself(name: str) -> None:
     m = library.load(name, None).map
     assert (m.status, m.read_gaps) == ("unverified", False)
