@@ -34,6 +34,7 @@ SHIPPED = (
     "eastron-sdm72d-m",
     "eastron-sdm72dm-v2",
     "fronius-inverter-float",
+    "growatt-legacy",
     "growatt-mic-mid-max-tlx",
     "huawei-sun2000",
     "kostal-plenticore",
