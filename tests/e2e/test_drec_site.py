@@ -370,6 +370,37 @@ def test_a_device_that_is_not_registered_waits_alone_and_is_looked_for_every_hou
 # Tokens
 
 
+@pytest.mark.parametrize("arrived", [False, True])
+@pytest.mark.parametrize("what", ["retry", "set-aside"])
+def test_a_question_about_a_device_that_is_not_known_holds_the_day_until_somebody_decides(
+    what: str, arrived: bool
+) -> None:
+    """Whether the day arrived under the name that is not known (any more), nobody can tell: it is never due."""
+    meter = replace(a_meter("m0"), reports=(Report("drec", "m0", timedelta(0), True, True),))
+    last = "2026-03-15" if arrived else "2026-03-14"
+    wish = {"first": "2026-03-14", "last": last, "uplink": None, "dry": False}
+    with site({"m0": [30000, 31000]}, [plant("m0")]) as one:
+        known = one.platform.drec.states.pop("m0") if not arrived else None
+        if not arrived:
+            one.platform.outage(one.clock.now(), timedelta(minutes=1), "drop-before", "drec.send")
+        deliver(one.uplink, one.store, one.clock, Pace(one.clock), lambda: 0.5)
+        assert one.rows("m0")[date(2026, 3, 14)][0] == ("accepted" if arrived else "unclear")
+        known = known or one.platform.drec.states.pop("m0")
+        one.run(hours=1)
+        assert one.rows("m0")[date(2026, 3, 14)] == ("held", "D5")
+        (blocked,) = one.store.outbox.blocked("drec")
+        assert "Register the device" in blocked.todo and "heliograph backlog retry" in blocked.todo
+        one.run(hours=30)
+        assert one.rows("m0")[date(2026, 3, 14)] == ("held", "D5")
+        decide(meter, what, wish, one.store, one.clock.now())
+        one.platform.drec.states["m0"] = known
+        one.run(hours=30)
+        decided = "confirmed" if what == "retry" else "rejected"
+        found = [state for state, _ in one.rows("m0").values()]
+        assert found == ([decided, decided] if arrived else [decided, "confirmed"])
+        assert one.platform.total_wh("drec", "m0") == 31000 + 30000 * (what == "retry" or arrived)
+
+
 def test_a_token_revoked_in_mid_backlog_is_renewed_and_nothing_is_lost() -> None:
     energies = {"m0": [20_000] * 30}
     with site(energies, [plant("m0")], login=True) as one:

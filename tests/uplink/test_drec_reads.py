@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +47,38 @@ def test_reads_are_found_by_their_end() -> None:
 def test_days_of_one_request_are_one_read(held: dict[str, Any], told: dict[int, object]) -> None:
     given = [row(1, 0, 0, claim=7), row(2, 1, 11, claim=7), row(3, 2, 22, claim=7)]
     assert uplink(Server(held=held)).ask(given) == told
+
+
+@pytest.mark.parametrize(
+    ("message", "rule"), [("Invalid device id", "D5"), ("Device doesn't belongs to your organization", "D6")]
+)
+def test_a_device_that_is_not_known_holds_the_day_for_a_person(message: str, rule: str) -> None:
+    """It may be stored under a name that is not known any more, so it is never due."""
+    found = uplink(lambda _: refusal(409, message)).ask([row(1, state="unclear"), row(2, 1, state="accepted")])
+    verdicts = [entry.verdict for entry in found.values() if isinstance(entry, Unknown)]
+    assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [("held", rule, False)] * 2
+    assert "Register the device" in verdicts[0].remedy
+
+
+@pytest.mark.parametrize("code", ["E-5005", "E-5016"])
+def test_a_device_that_is_not_known_by_its_code_holds_the_day(code: str) -> None:
+    (found,) = uplink(lambda _: refusal(404, "words", error=code)).ask([row(1, state="unclear")]).values()
+    assert isinstance(found, Unknown)
+    assert (found.verdict.state, found.verdict.rule) == ("held", code)
+
+
+def test_days_from_before_a_corrected_name_are_asked_about_under_the_name_they_went_with() -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if "SG-old" in request.url.path:
+            return Server(held={ends(0): 10})(request)
+        return Server(held={ends(1): 20})(request)
+
+    given = [replace(row(1, 0, 10), remote_id="SG-old"), row(2, 1, 20)]
+    assert uplink(answer).ask(given) == {1: Stored(10, None), 2: Stored(20, None)}
+    assert len(asked) == 2
 
 
 def test_a_merged_read_of_another_value_is_held_as_a_whole() -> None:
@@ -164,7 +197,6 @@ def test_the_platforms_own_word_for_no_reads_is_missing(answer: httpx.Response) 
         (reply(302), "portal", True),
         (reply(401, {"statusCode": 401, "message": "Unauthorized"}), "T3", True),
         (reply(403, {"statusCode": 403, "message": "Forbidden resource"}), "T6", True),
-        (refusal(409, "Invalid device id"), "D5", False),
         (reply(429), "T2", True),
         (reply(500, {"statusCode": 500, "message": "Internal server error"}), "T11", False),
     ],

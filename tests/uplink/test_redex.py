@@ -717,7 +717,6 @@ def test_without_a_read_back_the_days_are_held_for_the_operator(status: int) -> 
         (reply(302, b""), "portal", True),
         (reply(401, b""), "R401", True),
         (reply(403, b""), "R403", True),
-        (reply(422, {"Message": "no"}), "R422", False),
         (reply(429, b""), "R429", True),
         (reply(500, b""), "R500", False),
     ],
@@ -729,6 +728,37 @@ def test_a_read_back_that_fails_leaves_a_day_in_its_state(response: httpx.Respon
         ("unclear", rule, pause),
         ("accepted", rule, pause),
     ]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_question_that_is_refused_holds_the_day_for_a_person(status: int) -> None:
+    """It may be stored under a name that is not known any more, so it is never due."""
+    given = [row(1, state="unclear"), row(2, state="accepted")]
+    found = uplink(reply(status, {"Message": "not registered"})).ask(given)
+        [row(1, state="unclear"), row(2, state="accepted")]
+    )
+    verdicts = [entry.verdict for entry in found.values() if isinstance(entry, Unknown)]
+    assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [
+        ("held", f"B{status}", False)
+    ] * 2
+    assert "not registered" in verdicts[0].text and "INV-1" in verdicts[0].text
+    assert "heliograph backlog retry" in verdicts[0].remedy
+
+
+def test_days_from_before_a_corrected_name_are_asked_about_under_the_name_they_went_with() -> None:
+    platform = Names({"INV-OLD": [entry(0, inverter="INV-OLD")], "INV-NEW": [entry(1, inverter="INV-NEW")]})
+    given = [row(2, "INV-NEW", 1), row(1, "INV-OLD", 0)]
+    assert uplink(platform).ask(given) == {1: Stored(123, 5123), 2: Stored(123, 5246)}
+
+
+class Names:
+    """Holds entries by inverter."""
+
+    def __init__(self, entries: dict[str, list[Any]]) -> None:
+        self.entries = entries
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        return Holds(self.entries[request.url.params["RemoteInvId"]])(request)
 
 
 def test_nothing_to_ask_is_no_request() -> None:

@@ -334,8 +334,9 @@ class Drec:
         """
         found: dict[int, ReadBack] = {}
         # Two questions: between a day long ago and one of today there may be more reads than can be paged through.
-        for history in (False, True):
-            found |= self._ask([row for row in rows if as_history(row) == history])
+        # And of one device each: days that were closed before report_as was changed stand under the earlier name.
+        for history, name in sorted({(as_history(row), row.remote_id) for row in rows}):
+            found |= self._ask([row for row in rows if (as_history(row), row.remote_id) == (history, name)])
         return found
 
     def _ask(self, rows: Sequence[DayRow]) -> dict[int, ReadBack]:
@@ -349,7 +350,8 @@ class Drec:
         found: dict[int, ReadBack] = {}
         for group in asked:
             if isinstance(reads, Verdict):
-                found |= {row.id: Unknown(replace(reads, state=reading.still(row))) for row in group}
+                held = reads.state == "held"
+                found |= {row.id: Unknown(reads if held else replace(reads, state=reading.still(row))) for row in group}
             else:
                 found |= self._told(group, reads)
         return found

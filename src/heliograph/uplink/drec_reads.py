@@ -21,6 +21,14 @@ from heliograph.uplink.http import Answer, Exchange, portal
 # A page holds 5 or 15 reads.
 PAGES = 30
 
+# Asked about a device, the platform says that it knows none, or another one's. Its days may be there all the same, and
+# under a name that is not known any more: only a person can move them, and to try one again reads it back first.
+UNKNOWN_DEVICE = frozenset({"D5", "D6", "E-5005", "E-5016"})
+REGISTER = (
+    "Register the device at the platform under this name, or have it put right there (organization_id); a corrected"
+    " report_as counts for later days only. The day is read back before it is sent again."
+)
+
 Held = Mapping[datetime, frozenset[int | None]]
 
 
@@ -89,6 +97,8 @@ def refusal(answer: Answer, read_type: str, now: datetime) -> Verdict:
     if answer.success:
         return Verdict("unclear", "shape", answer.words(), LOOK)
     rule = classify(answer, read_type)
+    if rule.id in UNKNOWN_DEVICE:
+        return Verdict("held", rule.id, answer.words(), REGISTER)
     pause = rule.account or rule.action == "AUTH" or answer.status == 429
     wait = answer.retry_after(now) or (LATER if rule.account else FLOOR)
     told = Verdict("unclear", rule.id, answer.words(), rule.remedy, wait, pause_all=pause, busy=answer.status == 429)

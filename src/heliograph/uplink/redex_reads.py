@@ -20,6 +20,13 @@ PAGE_ITEMS = 50
 PAGES = 20
 # A year; what lies behind is asked about next time.
 WINDOWS = 4
+# The days may be there under a name that is not known any more: nobody but a person can move them, and to try one again
+# reads it back first.
+REGISTER = (
+    "The platform refuses to be asked about this inverter. Register it there under this name, or ask the platform"
+    " about the name; a corrected report_as counts for later days only. Then: heliograph backlog retry METER DAY, which"
+    " reads it back first"
+)
 
 
 class Reads:
@@ -59,6 +66,8 @@ class Reads:
             if answer.status in (404, 405):
                 remedy = "This platform has no read-back: look the days up by hand; retry the missing with --not-there."
                 return Verdict("held", f"B{answer.status}", answer.words(), remedy)
+            if answer.status in (400, 422):
+                return Verdict("held", f"B{answer.status}", f"{answer.words()} ({rows[0].remote_id})", REGISTER)
             said = envelope(answer)
             data = said.get("Data") if said is not None else None
             data = [] if said is not None and data is None else data
@@ -84,9 +93,10 @@ class Reads:
 
 
 def _windows(rows: Sequence[DayRow]) -> Iterator[list[DayRow]]:
+    """Each of one inverter: days that were closed before report_as was changed stand under the earlier name."""
     window: list[DayRow] = []
-    for row in sorted(rows, key=lambda row: row.day):
-        if window and row.day > _latest(window[0].day):
+    for row in sorted(rows, key=lambda row: (row.remote_id, row.day)):
+        if window and (row.remote_id != window[0].remote_id or row.day > _latest(window[0].day)):
             yield window
             window = []
         window.append(row)
