@@ -735,8 +735,6 @@ def test_a_question_that_is_refused_holds_the_day_for_a_person(status: int) -> N
     """It may be stored under a name that is not known any more, so it is never due."""
     given = [row(1, state="unclear"), row(2, state="accepted")]
     found = uplink(reply(status, {"Message": "not registered"})).ask(given)
-        [row(1, state="unclear"), row(2, state="accepted")]
-    )
     verdicts = [entry.verdict for entry in found.values() if isinstance(entry, Unknown)]
     assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [
         ("held", f"B{status}", False)
