@@ -268,12 +268,16 @@ class Decision:
     rule: str
     how: str
     """In words, for whoever is asked whether that is meant."""
+    remote_id: str = ""
+    """The name it goes under from here on; '' where that stays."""
 
 
 # Refusals of a platform that come before anything is stored (D-REC sheet §6.5, §6.8): the day cannot be there.
 NEVER_STORED = frozenset({"E1", "E2", "H3", "H5", "H6", "E-5007", "E-5008"})
 # A platform that has no read-back was asked (REDEX): only a person can look a day up.
 NO_READ_BACK = frozenset({"B404", "B405"})
+# Refusals of the name itself: nothing was stored under it, so the day may go under another one.
+NAME_REFUSED = frozenset({"D5", "D6", "E-5005", "E-5016", "R422"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +292,8 @@ class Standing:
     """The rule of the platform's newest answer."""
     history: bool
     """It went as History when it went last."""
+    name: str = ""
+    """What the configuration calls the device there now; '' where that is not known."""
 
 
 def retried(row: DayRow, standing: Standing, *, history: bool, not_there: bool) -> Decision | str:
@@ -295,13 +301,14 @@ def retried(row: DayRow, standing: Standing, *, history: bool, not_there: bool) 
 
     `history`: as a read of the time before the device was registered. `not_there`: a person looked it up.
     """
+    renamed = standing.name not in ("", row.remote_id)
     match row.state:
         case "unclear" | "accepted":
             return f"it is {row.state}: it may be there, so it is read back by itself and never sent again on a wish"
         case "confirmed":
             return "the platform has confirmed it"
-        case "due" if not history:
-            return "it waits for its turn already"
+        case "due" if not history and not renamed:
+            return f"it waits for its turn already, as {row.remote_id}"
     as_it_was = standing.history and not history
     if standing.overtaken is not None and not history and not as_it_was:
         return f"{standing.overtaken} was sent after it, and this platform takes no day behind a later one"
@@ -310,15 +317,39 @@ def retried(row: DayRow, standing: Standing, *, history: bool, not_there: bool) 
     if not_there:
         if standing.refused not in NO_READ_BACK:
             return "the platform can be asked whether it has it, so it is asked; leave --not-there out"
-        return Decision("due", rule, "sent again without reading it back, for you say that it is not there")
+        how = "sent again without reading it back, for you say that it is not there"
+        return _named(Decision("due", rule, how), row, standing)
+    if renamed and not ((known and row.claim is None) or _not_there(row, standing)):
+        return (
+            f"it was sent as {row.remote_id}, and it is not proven that nothing of it is there, so it does not go as "
+            f"{standing.name}; with report_as = {row.remote_id} and a restart a retry reads it back"
+        )
     if history and (known or bare_rule(standing.refused.removeprefix(ASIDE)) in NEVER_STORED):
-        return Decision("due", rule, "sent as a History read, of the time before the device was registered")
+        how = "sent as a History read, of the time before the device was registered"
+        return _named(Decision("due", rule, how), row, standing)
     if history and not standing.history:
         # As History it would be looked for among the History reads only, and it may be among the others.
         return "it may be there already; first retry it without --as-history, so that it is read back"
-    if known:
-        return Decision("due", rule, "sent with the next round; it was never sent before")
+    if renamed or known:
+        never = "; it was never sent before" if row.claim is None else ""
+        return _named(Decision("due", rule, f"sent with the next round{never}"), row, standing)
     return Decision("unclear", rule, "read back first, and sent again only if the platform holds nothing")
+
+
+def _not_there(row: DayRow, standing: Standing) -> bool:
+    """Whether what was sent under the old name is known not to be there: refused for the name, or before anything is
+    stored. Only evidence makes a row due again; a refusal nobody knows (U409) is none."""
+    refused = bare_rule(standing.refused.removeprefix(ASIDE))
+    if row.state == "due":
+        return not refused.startswith("U409")
+    return row.claim is not None and refused in NEVER_STORED | NAME_REFUSED
+
+
+def _named(decision: Decision, row: DayRow, standing: Standing) -> Decision:
+    if standing.name in ("", row.remote_id):
+        return decision
+    how = f"{decision.how}; it goes as {standing.name}, no longer as {row.remote_id}"
+    return replace(decision, how=how, remote_id=standing.name)
 
 
 def set_aside(row: DayRow, *, ordered: bool) -> Decision | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from decimal import Decimal
@@ -111,11 +111,32 @@ def verdict(
 
 
 def decision(
-    uplink: str, what: str, state: str, rule: str, because: str, days: Iterable[tuple[str, str, date]]
+    uplink: str,
+    what: str,
+    state: str,
+    rule: str,
+    because: str,
+    days: Iterable[tuple[str, str, date]],
+    renamed: str = "",
 ) -> dict[str, Any]:
-    """What a person decided about days on their way to a platform: (meter, remote id, day) of every row."""
+    """What a person decided about days on their way to a platform: (meter, remote id, day) of every row.
+
+    `renamed`: the name under which they go from there on, where it is another one.
+    """
     said = verdict(uplink, state, rule, because, None, None, days)
-    return {"decision": what, "because": because} | {key: said[key] for key in ("uplink", "state", "rule", "meters")}
+    found = {"decision": what, "because": because}
+    found |= {key: said[key] for key in ("uplink", "state", "rule", "meters")}
+    return found | ({"renamed": renamed} if renamed else {})
+
+
+def one_name_each(days: Iterable[tuple[str, str, date]]) -> Iterator[list[tuple[str, str, date]]]:
+    """Parts in which each meter has one name: a request may carry its days under an old name and a corrected one."""
+    left = list(days)
+    while left:
+        names: dict[str, str] = {}
+        part = [one for one in left if names.setdefault(one[0], one[1]) == one[1]]
+        left = [one for one in left if names[one[0]] != one[1]]
+        yield part
 
 
 def index_wh(

@@ -244,12 +244,12 @@ class Outbox:
             for row in parcel.rows:
                 changed = self._db.execute(
                     "UPDATE outbox SET state = 'unclear', attempt = attempt + 1, claim = ?, due = ?, changed = ?,"
-                    " process_id = NULL WHERE id = ? AND state = 'due'",
-                    (claim, micros(look), micros(now), row.id),
+                    " process_id = NULL WHERE id = ? AND state = 'due' AND rule = ? AND remote_id = ?",
+                    (claim, micros(look), micros(now), row.id, row.last_rule, row.remote_id),
                 )
                 if changed.rowcount != 1:
                     raise StoreError(
-                        f"{row.meter} {row.day} is not due any more, so it is not claimed",
+                        f"{row.meter} {row.day} is not due any more, or in another way, so it is not claimed",
                         hint="Nothing was sent; the next round looks anew.",
                     )
         note_claim(self._db.folder, claim)
@@ -312,8 +312,9 @@ class Outbox:
                     how = (row["uplink"], verdict.state, verdict.rule, verdict.text, process, row["claim"])
                     moved.setdefault(how, []).append((row["name"], row["remote_id"], date.fromisoformat(row["date"])))
             for (uplink, became, rule, text, process, claim), rows in moved.items():
-                content = entries.verdict(uplink, became, rule, text, process, self._request(claim), rows)
-                self._chain.append("verdict", now, content)
+                for part in entries.one_name_each(rows):
+                    content = entries.verdict(uplink, became, rule, text, process, self._request(claim), part)
+                    self._chain.append("verdict", now, content)
             for (uplink, claim, result), ids in answers.items():
                 self.attempts.record(ids, now, asked, uplink, claim, result)
 
@@ -321,7 +322,7 @@ class Outbox:
         self, what: str, uplink: str, wishes: Iterable[tuple[DayRow, Decision]], because: str, now: datetime
     ) -> None:
         """What a person decided about rows that nobody else moves, all of it or nothing."""
-        decided: dict[tuple[State, str], list[DayRow]] = {}
+        decided: dict[tuple[State, str, str, str], list[DayRow]] = {}
         with self._db.writing():
             for row, wish in wishes:
                 if wish.state != row.state and not follows(row.state, wish.state, "person"):
@@ -329,23 +330,29 @@ class Outbox:
                         f"{row.meter} {row.day} at {uplink} is {row.state}, which no person turns into {wish.state}",
                         hint="Nothing was changed. What may have arrived is read back by itself: heliograph backlog",
                     )
+                name = wish.remote_id or row.remote_id
+                told = because if name == row.remote_id else f"as {name}, before as {row.remote_id}. {because}".strip()
                 changed = self._db.execute(
-                    "UPDATE outbox SET state = ?, rule = ?, answer = ?, remedy = '', due = ?, changed = ?"
-                    " WHERE id = ? AND state = ? AND rule = ?",
-                    (wish.state, wish.rule, because, micros(now), micros(now), row.id, row.state, row.last_rule),
+                    "UPDATE outbox SET state = ?, rule = ?, answer = ?, remedy = '', due = ?, changed = ?,"
+                    " remote_id = ? WHERE id = ? AND state = ? AND rule = ? AND remote_id = ?",
+                    (
+                        *(wish.state, wish.rule, told, micros(now), micros(now), name),
+                        *(row.id, row.state, row.last_rule, row.remote_id),
+                    ),
                 )
                 if changed.rowcount != 1:
                     raise StoreError(
                         f"{row.meter} {row.day} at {uplink} has just become another one",
                         hint="Nothing was changed. Look again: heliograph backlog",
                     )
-                decided.setdefault((wish.state, wish.rule), []).append(row)
-            for (state, rule), rows in decided.items():
-                days = [(row.meter, row.remote_id, row.day) for row in rows]
-                self._chain.append("decision", now, entries.decision(uplink, what, state, rule, because, days))
+                decided.setdefault((wish.state, wish.rule, wish.remote_id, told), []).append(row)
+            for (state, rule, renamed, told), rows in decided.items():
+                for part in entries.one_name_each((row.meter, row.remote_id, row.day) for row in rows):
+                    content = entries.decision(uplink, what, state, rule, because, part, renamed)
+                    self._chain.append("decision", now, content)
                 for claim in {row.claim for row in rows}:
                     ids = [row.id for row in rows if row.claim == claim]
-                    self.attempts.record(ids, now, "person", uplink, claim, (state, rule, because, ""))
+                    self.attempts.record(ids, now, "person", uplink, claim, (state, rule, told, ""))
 
     def rows(self, uplink: str, meter: str, first: date, last: date) -> list[DayRow]:
         """Rows of a meter from one day to another, in whatever state."""
@@ -367,14 +374,24 @@ class Outbox:
         )
         return [self._row(one) for one in found if one["claim"] in claims]
 
-    def newest_sent(self, uplink: str, meter: str) -> date | None:
-        """The newest day of a device that a platform has, or may have."""
+    def newest_sent(self, uplink: str, remote_id: str) -> date | None:
+        """The newest day that a platform has, or may have, under a name."""
         row = self._db.one(
-            "SELECT max(date) AS date FROM outbox WHERE uplink = ? AND meter = (SELECT id FROM meter WHERE name = ?)"
+            "SELECT max(date) AS date FROM outbox WHERE uplink = ? AND remote_id = ?"
             " AND state IN ('unclear', 'accepted', 'confirmed')",
-            [uplink, meter],
+            [uplink, remote_id],
         )
         return date.fromisoformat(row["date"]) if row and row["date"] else None
+
+    def old_names(self, uplink: str, meter: str, name: str) -> list[DayRow]:
+        """Rows that wait under another name than this one, and have been sent or not; what may be there is left out."""
+        rows = self._db.all(
+            self._ROW + " WHERE outbox.uplink = ? AND outbox.meter = (SELECT id FROM meter WHERE name = ?)"
+            " AND outbox.state NOT IN ('accepted', 'confirmed') AND outbox.state IN ('due', 'rejected', 'held')"
+            " AND outbox.remote_id <> ? AND outbox.rule NOT IN (?, ?) ORDER BY outbox.date",
+            [uplink, meter, name, *SETTLED],
+        )
+        return [self._row(row) for row in rows]
 
     def last_tries(self, rows: Iterable[DayRow]) -> dict[int, tuple[str, bool]]:
         """Of each row, the rule of the platform's newest answer, and whether it went as History when it went last."""

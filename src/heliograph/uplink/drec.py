@@ -38,7 +38,7 @@ from heliograph.uplink import drec_reads as reading
 from heliograph.uplink.drec_devices import Devices
 from heliograph.uplink.drec_packing import LATER, ReadType, text
 from heliograph.uplink.drec_reads import Reads
-from heliograph.uplink.drec_rules import ASIDE, CEILING, LOOK, NOT_FOUND, Rule, classify, transport
+from heliograph.uplink.drec_rules import ASIDE, CEILING, LOOK, NOT_FOUND, REGISTER, Rule, classify, transport
 from heliograph.uplink.http import Answer, Exchange, Http, portal
 from heliograph.uplink.tokens import TOKEN_WAIT, Authorized, TokenSource, too_long
 
@@ -56,8 +56,6 @@ FAILURES = frozenset({"T11", "U5xx", "E-5201", "E-5202", "E-5203", "E-5204"})
 OFTEN = 12
 # The platform said yes.
 TAKEN = frozenset({"S200", "S201"})
-
-REGISTER = "Register it at the platform, or correct report_as; it is tried again every hour."
 
 
 class Drec:

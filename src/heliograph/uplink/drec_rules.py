@@ -24,6 +24,9 @@ ONBOARDING = (
     "certified: heliograph backlog retry METER DAYS --as-history"
 )
 COMMISSIONING = "Energy before commissioning is not eligible; check the commissioning date at the platform."
+# A day keeps the name under which it was queued until a person says that it was the wrong one.
+RENAME = "If the name is wrong: correct report_as, restart, and then: heliograph backlog retry METER DAYS"
+REGISTER = f"Register the device at the platform; it is tried again every hour. {RENAME}"
 BASE_URL = "Check base_url: it ends in /api. It is tried again every hour."
 CEILING = (
     "The server's energy ceiling is too low: check capacity and yieldValue of the device, and the meter's scaling."
@@ -101,14 +104,14 @@ RULES: tuple[Rule, ...] = (
         "HOLD",
         (409,),
         ("invalid device id",),
-        remedy="Register the device at the platform, or correct report_as; it is tried again every hour.",
+        remedy=REGISTER,
     ),
     Rule(
         "D6",
         "HOLD",
         (409,),
         ("device doesnt belong",),
-        remedy="The device is another organisation's: correct report_as.",
+        remedy=f"The device is another organisation's. {RENAME}",
     ),
     Rule("S2", "FIX", (409,), ("can not allow multiple reads",), remedy=FIX),
     Rule("H4", "MERGE", (409,), ("meter read value should be greater",), types=("History",)),
@@ -197,7 +200,7 @@ CODES: dict[str, Rule] = {
         *(Rule(f"E-{n}", "HOLD", account=True, remedy=ACCOUNT) for n in range(1003, 1007)),
         *(Rule(f"E-{n}", "FIX", remedy=FIX) for n in (5001, 5002, 5003, 5006, 5012, 5013, 5015)),
         Rule("E-5004", "DONE?"),
-        *(Rule(f"E-{n}", "HOLD", remedy="Correct report_as or organization_id.") for n in (5005, 5016)),
+        *(Rule(f"E-{n}", "HOLD", remedy=f"Check organization_id. {RENAME}") for n in (5005, 5016)),
         Rule("E-5007", "FIX", remedy=ONBOARDING),
         Rule("E-5008", "QUAR", remedy=COMMISSIONING),
         *(Rule(f"E-{n}", "RETRY", remedy="Check the clocks, ours and the platform's.") for n in (5009, 5011)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,8 @@ from heliograph.core.site import Meter, Report
 from heliograph.store import Store
 
 MOST_WORDS = 300
+# Stretches of days that an alarm names.
+MOST_RUNS = 3
 
 
 def waiting(
@@ -91,11 +93,41 @@ def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: 
                 "state": row.state,
                 "rule": row.last_rule,
                 "becomes": decision.state,
+                "remote_id": decision.remote_id or row.remote_id,
                 "how": decision.how,
             }
             for uplink, row, decision in found
         ],
     }
+
+
+def old_names(meters: Sequence[Meter], store: Store, uplink: str) -> list[str]:
+    """Days that wait under another name than report_as says, in words, with the commands that correct it."""
+    found = []
+    for meter, report in ((one, report) for one in meters for report in one.reports if report.uplink == uplink):
+        by_name: dict[str, list[DayRow]] = {}
+        for row in store.outbox.old_names(uplink, meter.id, report.remote_id):
+            by_name.setdefault(row.remote_id, []).append(row)
+        for name, rows in by_name.items():
+            runs = list(_runs([row.day for row in rows]))
+            stretches = [str(first) if first == last else f"{first}..{last}" for first, last in runs[:MOST_RUNS]]
+            retry = "; ".join(f"heliograph backlog retry {meter.id} {one} --uplink {uplink}" for one in stretches)
+            days = f"{len(rows)} day{'s' if len(rows) != 1 else ''}"
+            words = f"{days} of {meter.id} wait{'' if len(rows) != 1 else 's'} under the old name {name}"
+            more = f"; and {len(runs) - MOST_RUNS} more stretches" if len(runs) > MOST_RUNS else ""
+            found.append(f"{words} (report_as says {report.remote_id}). If they belong to that one: {retry}{more}")
+    return found
+
+
+def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:
+    """Stretches without a gap, for a wish is carried out for all of its days or for none."""
+    first = last = days[0]
+    for day in days[1:]:
+        if day != last + timedelta(days=1):
+            yield first, last
+            first = day
+        last = day
+    yield first, last
 
 
 def _rows(meter: Meter, uplink: str | None, first: date, last: date, store: Store) -> dict[str, list[DayRow]]:
@@ -122,13 +154,14 @@ def _judge(
     history, not_there = bool(wish.get("as_history")), bool(wish.get("not_there"))
     if history and not report.history:
         return lambda _: "this platform knows no History reads; leave --as-history out"
-    newest = store.outbox.newest_sent(uplink, rows[0].meter) if ordered and rows else None
+    newest = store.outbox.newest_sent(uplink, report.remote_id) if ordered else None
     lost, tries = store.outbox.lost_until(now), store.outbox.last_tries(rows)
 
     def judge(row: DayRow) -> Decision | str:
         refused, as_history = tries[row.id]
         overtaken = newest if newest is not None and newest > row.day else None
-        standing = Standing(lost is not None and row.end <= lost, overtaken, refused, as_history)
+        elsewhere = lost is not None and row.end <= lost
+        standing = Standing(elsewhere, overtaken, refused, as_history, report.remote_id)
         return delivery.retried(row, standing, history=history, not_there=not_there)
 
     return judge

@@ -21,6 +21,7 @@ from heliograph.store import Store
 from heliograph.store.opening import loss, quarantined
 from heliograph.store.outbox import RECOVERY
 from heliograph.work.close_days import Rules
+from heliograph.work.decide import old_names
 
 # A token that ends within this needs a person now; before that it is only shown.
 TOKEN_ALARM = timedelta(days=14)
@@ -71,7 +72,7 @@ class UplinkHealth:
     notes: tuple[str, ...] = ()
     """What else there is to know about the platform and the devices there; only from the running daemon."""
     needs: tuple[str, ...] = ()
-    """The same where somebody has to do something."""
+    """The same where somebody has to do something; days under an old name also from the store alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def health(
         counts = store.outbox.counts()
         ordered = {report.uplink for meter in meters for report in meter.reports if report.ordered}
         uplinks = tuple(
-            _uplink(name, store, counts.get(name, {}), live, ordered=name in ordered)
+            _uplink(name, meters, store, counts.get(name, {}), live, ordered=name in ordered)
             for name in sorted(names | set(counts))
         )
         proof, losses = _proof(store), _losses(store, live)
@@ -301,7 +302,9 @@ def _proof(store: Store) -> ProofHealth:
     return ProofHealth(entries, key, shown, last.seq, last.at, last.hash.hex(), last.signature.hex())
 
 
-def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None, *, ordered: bool) -> UplinkHealth:
+def _uplink(
+    name: str, meters: Sequence[Meter], store: Store, rows: Mapping[str, int], live: Live | None, *, ordered: bool
+) -> UplinkHealth:
     trouble = store.outbox.trouble(name)
     pause = live.pauses.get(name) if live else None
     notes = live.notes.get(name, ()) if live else ()
@@ -317,7 +320,7 @@ def _uplink(name: str, store: Store, rows: Mapping[str, int], live: Live | None,
         store.outbox.decided_aside(name),
         tuple(store.outbox.blocked(name)) if ordered else (),
         tuple(note.text for note in notes if not note.alarm),
-        tuple(note.text for note in notes if note.alarm),
+        (*(note.text for note in notes if note.alarm), *old_names(meters, store, name)),
     )
 
 
