@@ -13,12 +13,14 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from heliograph.core.ceiling import Plant, ceiling_wh
 from heliograph.core.daily import Border, Day, day_of
+from heliograph.core.errors import StoreError
 from heliograph.core.readings import Moment, Reading
 from heliograph.core.site import Report
 from heliograph.rehearsal.sandbox import Sandbox
@@ -471,3 +473,35 @@ def test_a_list_that_is_away_for_a_while_delays_nothing(login: bool) -> None:
         one.platform.outage(START, timedelta(days=10_000), "503", "drec.mine")
         one.run(hours=1)
         assert one.platform.total_wh("drec", "m0") == 60_000
+
+
+@pytest.mark.parametrize("when", ["while the devices are looked at", "before the claim"])
+def test_history_asked_for_while_a_round_looks_at_the_day_is_not_lost(when: str) -> None:
+    """The round may have found the day before somebody decided; what it then believes must not undo the wish."""
+    early = when == "while the devices are looked at"
+    with site({"m0": [30000, 31000, 41000]}, [plant("m0", border(2 if early else -1))]) as one:
+        meter = replace(a_meter("m0"), reports=(Report("drec", "m0", timedelta(0), True, True),))
+        wished: list[str] = []
+
+        def wish() -> None:
+            if not wished:
+                days = {"first": "2026-03-14", "last": "2026-03-14", "uplink": None, "dry": False, "as_history": True}
+                wished.append(decide(meter, "retry", days, one.store, one.clock.now())["days"][0]["how"])
+
+        claimed = one.store.outbox.claim
+
+        def claim(*found: Any) -> int:
+            wish()
+            return claimed(*found)
+
+        if early:
+            one.before = wish
+            one.run(hours=1)
+            assert one.rows("m0")[date(2026, 3, 14)] == ("confirmed", "history/read-back")
+            assert one.platform.total_wh("drec", "m0") == 30000 + 41000
+        else:
+            with pytest.MonkeyPatch.context() as patched, pytest.raises(StoreError, match="is not claimed"):
+                patched.setattr(one.store.outbox, "claim", claim)
+                one.run(hours=1)
+            assert one.rows("m0")[date(2026, 3, 14)] == ("due", "history")
+        assert wished

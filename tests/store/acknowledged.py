@@ -14,7 +14,7 @@ from typing import Any
 from heliograph.core import chain
 from heliograph.core.coverage import Coverage
 from heliograph.core.daily import Day
-from heliograph.core.delivery import FOLLOWS, Parcel, State, Verdict
+from heliograph.core.delivery import FOLLOWS, DayRow, Parcel, State, Verdict
 from heliograph.core.readings import Reading
 from heliograph.core.site import Report
 from heliograph.store import Store
@@ -53,11 +53,15 @@ def tell_all(store: Store, tell: Callable[[Sequence[str]], object], *, early: bo
         return made
 
     def settle_and_tell(
-        verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime, *, asked: Asked = "send"
+        verdicts: Iterable[tuple[int, Verdict, datetime]],
+        now: datetime,
+        *,
+        asked: Asked = "send",
+        seen: Mapping[int, DayRow] | None = None,
     ) -> None:
         settled = list(verdicts)
         with around([f"row {id} {verdict.state}" for id, verdict, _ in settled]):
-            settle(settled, now, asked=asked)
+            settle(settled, now, asked=asked, seen=seen)
 
     store.readings.add = add_and_tell  # type: ignore[method-assign]  # this store only, not the class
     store.days.close = close_and_tell  # type: ignore[method-assign]  # this store only

@@ -100,6 +100,24 @@ def test_what_may_be_there_under_the_old_name_does_not_go_under_another(
     assert row(store) == before
 
 
+def test_a_question_about_an_unknown_device_does_not_prove_that_its_days_are_not_there(
+    store: Store, clock: FakeClock
+) -> None:
+    """The platform took the day, and then the device got another name there."""
+    refuse(store, clock, 1, Verdict("accepted", "S201"))
+    unknown = Verdict("held", "D5", "Invalid device id")
+    store.outbox.settle([(row(store).id, unknown, clock.now())], clock.now(), asked="read-back")
+    with pytest.raises(UsageError, match="not proven that nothing of it is there"):
+        decide(RIGHT, "retry", wish(), store, clock.now())
+    # Where the days themselves were refused for the name, the question adds nothing.
+    part = (row(store, 15),)
+    store.outbox.claim("platform", Parcel("/x", b"{}", part), clock.now(), clock.now())
+    store.outbox.settle([(part[0].id, replace(unknown, rule="D6"), clock.now())], clock.now())
+    store.outbox.settle([(part[0].id, unknown, clock.now())], clock.now(), asked="read-back")
+    decide(RIGHT, "retry", wish("2026-03-15"), store, clock.now())
+    assert row(store, 15).remote_id == "STR-RIGHT"
+
+
 def test_a_person_who_looked_it_up_may_rename_it(store: Store, clock: FakeClock) -> None:
     refuse(store, clock, 1, Verdict("held", "B404", "no such path"))
     decide(RIGHT, "retry", wish(not_there=True), store, clock.now())

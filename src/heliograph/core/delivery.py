@@ -294,6 +294,8 @@ class Standing:
     """It went as History when it went last."""
     name: str = ""
     """What the configuration calls the device there now; '' where that is not known."""
+    sent: str = ""
+    """The rule of the answer to the request it went with last. A question that is refused proves nothing."""
 
 
 def retried(row: DayRow, standing: Standing, *, history: bool, not_there: bool) -> Decision | str:
@@ -342,7 +344,8 @@ def _not_there(row: DayRow, standing: Standing) -> bool:
     refused = bare_rule(standing.refused.removeprefix(ASIDE))
     if row.state == "due":
         return not refused.startswith("U409")
-    return row.claim is not None and refused in NEVER_STORED | NAME_REFUSED
+    sent = bare_rule(standing.sent.removeprefix(ASIDE))
+    return row.claim is not None and refused != "differs" and sent in NEVER_STORED | NAME_REFUSED
 
 
 def _named(decision: Decision, row: DayRow, standing: Standing) -> Decision:

@@ -268,21 +268,33 @@ class Outbox:
         return [self._row(row) for row in rows]
 
     def settle(
-        self, verdicts: Iterable[tuple[int, Verdict, datetime]], now: datetime, *, asked: Asked = "send"
+        self,
+        verdicts: Iterable[tuple[int, Verdict, datetime]],
+        now: datetime,
+        *,
+        asked: Asked = "send",
+        seen: Mapping[int, DayRow] | None = None,
     ) -> None:
-        """What answers meant for rows: (row id, verdict, when to look or try again)."""
+        """What answers meant for rows: (row id, verdict, when to look or try again).
+
+        `seen`: the rows as they were judged, where a person may decide about them meanwhile; then the decision stays.
+        """
         moved: dict[tuple[Any, ...], list[tuple[str, str, date]]] = {}
         answers: dict[tuple[str, int | None, tuple[State, str, str, str]], list[int]] = {}
         with self._db.writing():
             for id, verdict, due in verdicts:
                 row = self._db.one(
-                    "SELECT outbox.state, process_id, uplink, date, remote_id, claim, meter.name AS name FROM outbox"
-                    " JOIN meter ON meter.id = outbox.meter WHERE outbox.id = ?",
+                    "SELECT outbox.state, rule, process_id, uplink, date, remote_id, claim, meter.name AS name"
+                    " FROM outbox JOIN meter ON meter.id = outbox.meter WHERE outbox.id = ?",
                     [id],
                 )
                 if row is None:
                     raise StoreError(f"outbox row {id} is not in the store", hint="Report this.")
                 state: State = row["state"]
+                if seen is not None:
+                    was, is_ = seen[id], (state, row["rule"], row["remote_id"])
+                    if (was.state, was.last_rule, was.remote_id) != is_:
+                        continue
                 if verdict.state != state and not follows(state, verdict.state, "platform"):
                     what = f"{row['name']} {row['date']} at {row['uplink']} is {state}"
                     raise StoreError(
@@ -393,15 +405,18 @@ class Outbox:
         )
         return [self._row(row) for row in rows]
 
-    def last_tries(self, rows: Iterable[DayRow]) -> dict[int, tuple[str, bool]]:
-        """Of each row, the rule of the platform's newest answer, and whether it went as History when it went last."""
+    def last_tries(self, rows: Iterable[DayRow]) -> dict[int, tuple[str, bool, str]]:
+        """Of each row, the rule of the platform's newest answer, whether it went as History when it went last, and
+        the rule of the answer to that request, '' where there was none."""
         rows = list(rows)
         tried, found = self.attempts.of(row.id for row in rows), {}
         for row in rows:
             told = [one["rule"] for one in tried.get(row.id, []) if one["asked"] != "person"]
             wished = [one["rule"] for one in tried.get(row.id, []) if one["asked"] == "person"]
             last = [rule for rule in wished if rule in (RETRY, HISTORY)][-1:]
-            found[row.id] = told[-1] if told else row.last_rule, as_history(row) or last == [HISTORY]
+            sent = ["", *(one["rule"] for one in tried.get(row.id, []) if one["asked"] == "send")]
+            newest = told[-1] if told else row.last_rule
+            found[row.id] = newest, as_history(row) or last == [HISTORY], sent[-1] if told else row.last_rule
         return found
 
     def blocked(self, uplink: str) -> list[Blocked]:

@@ -158,10 +158,10 @@ def _judge(
     lost, tries = store.outbox.lost_until(now), store.outbox.last_tries(rows)
 
     def judge(row: DayRow) -> Decision | str:
-        refused, as_history = tries[row.id]
+        refused, as_history, sent = tries[row.id]
         overtaken = newest if newest is not None and newest > row.day else None
         elsewhere = lost is not None and row.end <= lost
-        standing = Standing(elsewhere, overtaken, refused, as_history, report.remote_id)
+        standing = Standing(elsewhere, overtaken, refused, as_history, report.remote_id, sent)
         return delivery.retried(row, standing, history=history, not_there=not_there)
 
     return judge

@@ -260,7 +260,8 @@ def _settle(
             case _:
                 due = now
         settled.append((row.id, verdict, due))
-    store.outbox.settle(settled, now, asked=asked)
+    # Only rows that were not sent can be moved by a person meanwhile.
+    store.outbox.settle(settled, now, asked=asked, seen={row.id: row for row in rows} if asked == "device" else None)
     for (state, rule, text, remedy), count in Counter(
         (verdict.state, verdict.rule, verdict.text, verdict.remedy)
         for row in rows
