@@ -389,11 +389,11 @@ def test_a_question_about_a_device_that_is_not_known_holds_the_day_until_somebod
         assert one.rows("m0")[date(2026, 3, 14)][0] == ("accepted" if arrived else "unclear")
         known = known or one.platform.drec.states.pop("m0")
         one.run(hours=1)
-        assert one.rows("m0")[date(2026, 3, 14)] == ("held", "D5")
+        assert one.rows("m0")[date(2026, 3, 14)] == ("held", "B-D5")
         (blocked,) = one.store.outbox.blocked("drec")
         assert "Register the device" in blocked.todo and "heliograph backlog retry" in blocked.todo
         one.run(hours=30)
-        assert one.rows("m0")[date(2026, 3, 14)] == ("held", "D5")
+        assert one.rows("m0")[date(2026, 3, 14)] == ("held", "B-D5")
         decide(meter, what, wish, one.store, one.clock.now())
         one.platform.drec.states["m0"] = known
         one.run(hours=30)

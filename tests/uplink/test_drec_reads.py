@@ -56,7 +56,7 @@ def test_a_device_that_is_not_known_holds_the_day_for_a_person(message: str, rul
     """It may be stored under a name that is not known any more, so it is never due."""
     found = uplink(lambda _: refusal(409, message)).ask([row(1, state="unclear"), row(2, 1, state="accepted")])
     verdicts = [entry.verdict for entry in found.values() if isinstance(entry, Unknown)]
-    assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [("held", rule, False)] * 2
+    assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [("held", f"B-{rule}", False)] * 2
     assert "Register the device" in verdicts[0].remedy
 
 
@@ -64,7 +64,7 @@ def test_a_device_that_is_not_known_holds_the_day_for_a_person(message: str, rul
 def test_a_device_that_is_not_known_by_its_code_holds_the_day(code: str) -> None:
     (found,) = uplink(lambda _: refusal(404, "words", error=code)).ask([row(1, state="unclear")]).values()
     assert isinstance(found, Unknown)
-    assert (found.verdict.state, found.verdict.rule) == ("held", code)
+    assert (found.verdict.state, found.verdict.rule) == ("held", f"B-{code}")
 
 
 def test_days_from_before_a_corrected_name_are_asked_about_under_the_name_they_went_with() -> None:

@@ -226,6 +226,46 @@ def test_where_a_platform_cannot_be_asked_a_person_says_so(store: Store, clock: 
     assert row(store).state == "due"
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict("unclear", "R418", "no word of sense"),
+        Verdict("accepted", "R200", "no word of sense"),
+        Verdict("due", "D5", "no word of sense", "register it"),
+        Verdict("due", "absent", "it is sent again"),
+        Verdict("due", "L4", "too much", f"{delivery.WITH_NEXT} And so on."),
+    ],
+)
+def test_a_day_that_comes_to_no_end_in_a_day_is_an_alarm(store: Store, clock: FakeClock, verdict: Verdict) -> None:
+    """Since when, why, and what to do; a wish begins the day anew. What only waits for its turn is none."""
+
+    def alarms() -> list[str]:
+        return [alarm for alarm in health("s", [M0], store, clock, RULES).alarms if "is " + verdict.state in alarm]
+
+    began = clock.now()
+    refuse(store, clock, 2, verdict)
+    clock.leap(hours=23)
+    store.outbox.settle([(row(store).id, verdict, clock.now())], clock.now(), asked="read-back")
+    assert alarms() == []
+    clock.leap(hours=2)
+    if verdict.rule in ("absent", "L4"):
+        assert alarms() == []
+        return
+    (alarm,) = alarms()
+    assert alarm.startswith(f"platform: m0 2026-03-14 is {verdict.state} since {began:%Y-%m-%d %H:%M} UTC (and 1 more")
+    assert "no word of sense" in alarm and alarm.endswith("Look at: heliograph backlog m0 2026-03-14")
+
+
+def test_a_wish_begins_the_day_anew_in_which_a_row_may_come_to_its_end(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 1, REFUSED)
+    clock.leap(hours=50)
+    decide(M0, "retry", wish(), store, clock.now())
+    store.outbox.settle([(row(store).id, Verdict("unclear", "R418", "odd"), clock.now())], clock.now())
+    assert not [alarm for alarm in health("s", [M0], store, clock, RULES).alarms if "is unclear" in alarm]
+    clock.leap(hours=25)
+    assert [alarm for alarm in health("s", [M0], store, clock, RULES).alarms if "is unclear" in alarm]
+
+
 def test_nothing_is_done_when_one_of_the_days_cannot_be(store: Store, clock: FakeClock) -> None:
     refuse(store, clock, 2, REFUSED)
     entries = store.chain.head()

@@ -182,6 +182,8 @@ BY_PERSON = "aside/person"
 # Set aside, and nothing is left to be done: somebody decided, or there is no energy in it (drec.md section 6.8, H4).
 SETTLED = (BY_PERSON, "aside/H4")
 RETRY = "retry"
+# Remedy of a refusal that the next day cures: such a day waits for it, and nobody has to do anything.
+WITH_NEXT = "Sent together with the next day."
 
 
 def as_history(row: DayRow) -> bool:

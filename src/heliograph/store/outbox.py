@@ -18,6 +18,7 @@ from heliograph.core.delivery import (
     HISTORY,
     RETRY,
     SETTLED,
+    WITH_NEXT,
     Blocked,
     DayRow,
     Decision,
@@ -507,6 +508,28 @@ class Outbox:
             " AND rule NOT IN ('', ?, ?, ?, ?) ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
             [uplink, *SETTLED, RETRY, HISTORY],
         )
+
+    def stuck(self, uplink: str, before: datetime) -> list[tuple[dict[str, Any], datetime]]:
+        """Days on their way to a platform that neither it nor a person has moved to their end since before then, and
+        since when: without a sure answer, or refused and tried again. The oldest of each meter first."""
+        under_way = (
+            f"({UNDER_WAY} AND state = 'accepted' OR state NOT IN ('accepted', 'confirmed') AND (state = 'unclear' OR"
+            " state = 'due' AND rule NOT IN ('', 'absent', ?, ?) AND remedy NOT LIKE ?))"
+        )
+        found = self._db.all(
+            f"{self._ROW} WHERE outbox.uplink = ? AND {under_way} AND c.at < ? ORDER BY outbox.meter, outbox.date",
+            [uplink, RETRY, HISTORY, f"{WITH_NEXT}%", micros(before)],
+        )
+        tried, late = self.attempts.of(row["id"] for row in found), []
+        for row in map(self._shown, found):
+            moments = [(one["asked"] == "person", one["at"]) for one in tried.get(row["row"], [])]
+            wished = [at for person, at in moments if person]
+            since = (
+                max(wished) if wished else min((at for _, at in moments), default=row["claimed_at"] or row["changed"])
+            )
+            if since < before:
+                late.append((row, since))
+        return late
 
     def decided_aside(self, uplink: str) -> int:
         """Rows that are set aside and need nobody any more."""

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from heliograph.core.ceiling import LOOKED_AT, TOO_MANY
 from heliograph.core.delivery import (
     FLOOR,
+    WITH_NEXT,
     DayRow,
     Missing,
     Note,
@@ -255,7 +256,7 @@ class Drec:
             case "MERGE" if packing.span(rows) > packing.MERGE_DAYS and not history:
                 return replace(verdict("held"), remedy=rule.remedy or CEILING)
             case "MERGE":
-                return replace(verdict("due"), remedy=f"Sent together with the next day. {rule.remedy}".strip())
+                return replace(verdict("due"), remedy=f"{WITH_NEXT} {rule.remedy}".strip())
             case "HOLD" if rule.account:
                 return verdict("due", LATER, pause_all=True)
             case "HOLD" if rule.id == "D5":

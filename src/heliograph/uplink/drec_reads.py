@@ -98,7 +98,8 @@ def refusal(answer: Answer, read_type: str, now: datetime) -> Verdict:
         return Verdict("unclear", "shape", answer.words(), LOOK)
     rule = classify(answer, read_type)
     if rule.id in UNKNOWN_DEVICE:
-        return Verdict("held", rule.id, answer.words(), REGISTER)
+        # Not the rule of the refusal itself: that one says of a day that was sent that it is not there.
+        return Verdict("held", f"B-{rule.id}", answer.words(), REGISTER)
     pause = rule.account or rule.action == "AUTH" or answer.status == 429
     wait = answer.retry_after(now) or (LATER if rule.account else FLOOR)
     told = Verdict("unclear", rule.id, answer.words(), rule.remedy, wait, pause_all=pause, busy=answer.status == 429)

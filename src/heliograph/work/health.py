@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
+from itertools import groupby
 from typing import Any, Literal
 
 from heliograph import __version__
@@ -25,6 +26,8 @@ from heliograph.work.decide import old_names
 
 # A token that ends within this needs a person now; before that it is only shown.
 TOKEN_ALARM = timedelta(days=14)
+# A day on its way that comes to no end in this time needs a look.
+STUCK = timedelta(hours=24)
 
 MeterState = Literal["ok", "stale", "doubtful", "never read"]
 
@@ -73,6 +76,8 @@ class UplinkHealth:
     """What else there is to know about the platform and the devices there; only from the running daemon."""
     needs: tuple[str, ...] = ()
     """The same where somebody has to do something; days under an old name also from the store alone."""
+    stuck: tuple[str, ...] = ()
+    """Meters with days that have come to no end for more than a day, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,9 @@ def health(
         counts = store.outbox.counts()
         ordered = {report.uplink for meter in meters for report in meter.reports if report.ordered}
         uplinks = tuple(
-            _uplink(name, meters, store, counts.get(name, {}), live, ordered=name in ordered)
+            _uplink(
+                name, meters, store, counts.get(name, {}), live, now if trusted else None, ordered=name in ordered
+            )
             for name in sorted(names | set(counts))
         )
         proof, losses = _proof(store), _losses(store, live)
@@ -303,7 +310,14 @@ def _proof(store: Store) -> ProofHealth:
 
 
 def _uplink(
-    name: str, meters: Sequence[Meter], store: Store, rows: Mapping[str, int], live: Live | None, *, ordered: bool
+    name: str,
+    meters: Sequence[Meter],
+    store: Store,
+    rows: Mapping[str, int],
+    live: Live | None,
+    now: datetime | None,
+    *,
+    ordered: bool,
 ) -> UplinkHealth:
     trouble = store.outbox.trouble(name)
     pause = live.pauses.get(name) if live else None
@@ -321,7 +335,18 @@ def _uplink(
         tuple(store.outbox.blocked(name)) if ordered else (),
         tuple(note.text for note in notes if not note.alarm),
         (*(note.text for note in notes if note.alarm), *old_names(meters, store, name)),
+        tuple(_stuck(name, store, now)) if now is not None else (),
     )
+
+
+def _stuck(uplink: str, store: Store, now: datetime) -> Iterator[str]:
+    """Nothing waits for ever in silence: a line a meter, about its oldest such day."""
+    for meter, group in groupby(store.outbox.stuck(uplink, now - STUCK), key=lambda one: str(one[0]["meter"])):
+        (row, since), *others = group
+        more = f" (and {len(others)} more of its days)" if others else ""
+        why = f"{row['rule']} {row['answer']}".strip() or "no answer was had"
+        todo = f"{row['remedy']} Look at: heliograph backlog {meter} {row['day']}".strip()
+        yield f"{uplink}: {meter} {row['day']} is {row['state']} since {since:%Y-%m-%d %H:%M} UTC{more}: {why}. {todo}"
 
 
 def _losses(store: Store, live: Live | None) -> list[str]:
@@ -370,6 +395,7 @@ def _alarms(
                 " place (a file is read again by itself); days wait until then, none is lost."
             )
         found += [f"{uplink.name}: {need}" for need in uplink.needs]
+        found += uplink.stuck
         if count := uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0) - uplink.aside:
             days = f"{count} day{'s' if count != 1 else ''}"
             found.append(f"{uplink.name} has not taken {days}: {uplink.trouble}. Look at: heliograph backlog")
