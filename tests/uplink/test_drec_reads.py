@@ -56,7 +56,9 @@ def test_a_device_that_is_not_known_holds_the_day_for_a_person(message: str, rul
     """It may be stored under a name that is not known any more, so it is never due."""
     found = uplink(lambda _: refusal(409, message)).ask([row(1, state="unclear"), row(2, 1, state="accepted")])
     verdicts = [entry.verdict for entry in found.values() if isinstance(entry, Unknown)]
-    assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [("held", f"B-{rule}", False)] * 2
+    assert [(verdict.state, verdict.rule, verdict.pause_all) for verdict in verdicts] == [
+        ("held", f"B-{rule}", False)
+    ] * 2
     assert "Register the device" in verdicts[0].remedy
 
 

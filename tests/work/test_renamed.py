@@ -162,3 +162,11 @@ def test_days_apart_are_named_apart(store: Store, clock: FakeClock) -> None:
     store.outbox.claim("platform", Parcel("/x", b"{}", part), clock.now(), clock.now() + timedelta(hours=1))
     (alarm,) = [one for one in health("s", [RIGHT], store, clock, RULES).alarms if "old name" in one]
     assert "retry m0 2026-03-14 --uplink platform; heliograph backlog retry m0 2026-03-16 --uplink platform" in alarm
+
+
+@pytest.mark.parametrize("rule", ["B422", "B-D5"])
+def test_a_question_that_was_refused_proves_nothing_about_a_day(store: Store, clock: FakeClock, rule: str) -> None:
+    """The old name was known when the day was sent, perhaps: it never goes under another one."""
+    refuse(store, clock, 1, Verdict("held", rule, "no such device"))
+    with pytest.raises(UsageError, match="not proven"):
+        decide(RIGHT, "retry", wish(), store, clock.now())

@@ -162,9 +162,7 @@ def health(
         counts = store.outbox.counts()
         ordered = {report.uplink for meter in meters for report in meter.reports if report.ordered}
         uplinks = tuple(
-            _uplink(
-                name, meters, store, counts.get(name, {}), live, now if trusted else None, ordered=name in ordered
-            )
+            _uplink(name, meters, store, counts.get(name, {}), live, now if trusted else None, ordered=name in ordered)
             for name in sorted(names | set(counts))
         )
         proof, losses = _proof(store), _losses(store, live)
