@@ -40,7 +40,7 @@ DAYS = int(os.environ.get("HELIOGRAPH_DAYS", "400"))
 KILLS = int(os.environ.get("HELIOGRAPH_KILLS", "200"))
 FIRST = date(2024, 3, 1)
 RATE = 20_000.0
-PATIENCE = 900
+PATIENCE = 1500
 ROOT = Path(__file__).parents[2]
 # Of each hundred requests thirty suffer one of these.
 FAULTS = {

@@ -236,7 +236,7 @@ def test_retry_after_is_seconds_or_a_date(header: str, wait: timedelta | None) -
         (b'{"Errors":null,"Message":null}', '422 {"Errors":null,"Message":null}'),
         (b'{"success":false,"message":"Invalid device id"}', "422 Invalid device id"),
         (b'{"message":["a","b"],"error":"Bad Request"}', "422 Bad Request; a; b"),
-        (b"<html>\n <h1>Sorry</h1>\x1b[31m", "422 <html> <h1>Sorry</h1> [31m"),
+        (b"<html>\n <h1>Sorry</h1>\x1b[31m", "422 Sorry [31m"),
         (b"", "422"),
         (b"x" * 1000, "422 " + "x" * 299 + "…"),
     ],

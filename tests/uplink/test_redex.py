@@ -761,3 +761,10 @@ class Names:
 
 def test_nothing_to_ask_is_no_request() -> None:
     assert uplink().ask([]) == {}
+
+
+def test_a_search_goes_on_where_the_batch_path_was_taken_away_meanwhile() -> None:
+    rows = [row(1, "A"), row(2, "B")]
+    marked = [replace(one, last_rule="R422/1/1") for one in rows]
+    parcel = uplink(kind=dialect("grouped-2024", path_batch="")).pack(marked)
+    assert parcel is not None and [one.id for one in parcel.rows] == [1]

@@ -47,6 +47,26 @@ class Broken(FakeUplink):
         return super().ask(rows)
 
 
+class Dumb(FakeUplink):
+    """Takes whatever it is sent, five requests a minute, and fails at every question."""
+
+    ordered = True
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(most=1)
+        self.clock = clock
+        self.before: tuple[float, int] = (-60.0, 0)
+
+    def room(self) -> float:
+        if self.clock.since_boot() - self.before[0] >= 60:
+            self.before = (self.clock.since_boot(), self.requests)
+        return 1 - (self.requests - self.before[1]) / 5
+
+    def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
+        self.requests += 1
+        return {row.id: Unknown(Verdict("accepted", "500", "broken")) for row in rows}
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -118,3 +138,10 @@ def test_a_platform_that_is_back_soon_is_found_soon() -> None:
     """Nobody waits longer than two floors after one failed request, or than the cap after many."""
     assert delivery.leave_alone(1, 0, None, 1.0, crowded=True) == 2 * delivery.FLOOR
     assert delivery.leave_alone(1, 1, None, 1.0, crowded=False) == 2 * delivery.FLOOR
+
+
+def test_a_platform_that_fails_at_questions_alone_gets_its_days_all_the_same(store: Store, clock: FakeClock) -> None:
+    uplink, pace = Dumb(clock), Pace(clock)
+    rounds(uplink, store, clock, pace, timedelta(hours=1))
+    assert states(store) == {"accepted": 100} and uplink.sends == 100
+    assert uplink.requests - uplink.sends < 20

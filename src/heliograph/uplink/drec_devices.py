@@ -26,7 +26,8 @@ AGAIN = timedelta(minutes=10)
 REFUSED_AGAIN = timedelta(hours=1)
 PAGES = 100
 
-NO_LIST = "Days are sent all the same. The account needs the permission DEVICE Read for it."
+NO_LIST = "Days are sent all the same."
+NO_RIGHT = "The account needs the permission DEVICE Read for it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ class Devices:
         refused = isinstance(found, Answer) and 400 <= found.status < 500
         self._next = now + (REFUSED_AGAIN if refused else AGAIN)
         verdict = self._verdict(found, now)
-        self.trouble = f"The list of devices could not be read: {verdict.text}. {NO_LIST}"
+        more = f" {NO_RIGHT}" if refused else ""
+        self.trouble = f"The list of devices could not be read: {verdict.text}. {NO_LIST}{more}"
         return verdict if verdict.pause_all else None
 
     def _list(self) -> dict[str, Device] | Exchange:

@@ -118,6 +118,8 @@ class Answer:
     def words(self) -> str:
         """What the platform says, for people: its message where it has one, else the beginning of the body."""
         said = _message(self.json) or self.body.decode("utf-8", "replace")
+        if said.lstrip()[:1] == "<":
+            said = _TAG.sub(" ", said)
         if self.success and self.empty:
             said = "and nothing else, from a captive portal or a proxy perhaps"
         return f"{f'{self.note}: ' if self.note else ''}{self.status} {clean(said, self.hide)}".strip()
@@ -564,6 +566,8 @@ _NAMED = re.compile(
     r"""(?:"[^"]*"?|'[^']*'?|(?:bearer\s+)?[^\s,;&}"']+)""",
     re.IGNORECASE,
 )
+# A page's markup tells nobody anything; its title and its words may.
+_TAG = re.compile(r"<(?:script|style)\b.*?(?:</(?:script|style)>|$)|<[^>]{0,500}>", re.IGNORECASE | re.DOTALL)
 _BEARER = re.compile(r"\b(bearer)\s+[^\s\"',;]+", re.IGNORECASE)
 _JWT = re.compile(r"\beyJ[\w-]{5,}(?:\.[\w-]*){0,2}")
 _TOLD = "***"

@@ -130,6 +130,8 @@ class Redex:
         What may spoil a request for others goes after them and apart.
         """
         suspects, rows = self._search.choose(rows, self._now())
+        if suspects and self._dialect.path_batch is None:  # it may have been taken away while a search was under way
+            suspects = [row for row in suspects if row.remote_id == suspects[0].remote_id]
         if suspects:
             return self._parcel(suspects[: self._most])
         apart = {row.remote_id: 0 for row in rows}

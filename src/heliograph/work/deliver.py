@@ -53,6 +53,10 @@ class Pace:
     """Meters whose latest request got no answer of any use, and since when; others go first."""
     news: int = 0
     """Requests without such an answer since the last one that had one, known troubles left out."""
+    asks_from: float = -math.inf
+    """Since boot, from when on questions are asked again; their failures alone keep nothing from being sent."""
+    puzzled: int = 0
+    """Questions in a row that got no such answer."""
     waits: set[tuple[str, date]] = field(default_factory=set)
     """Devices and days that wait for somebody to decide; each is said once."""
 
@@ -95,13 +99,22 @@ class Pace:
         for meter in meters:
             self.silent.pop(meter, None)
 
-    def unheard(self, meters: set[str], now: datetime, verdict: Verdict, chance: float) -> None:
-        """No answer, or none that tells. One device may be to blame; when it is the second one, it is the platform."""
+    def unheard(self, meters: set[str], now: datetime, verdict: Verdict, chance: float, *, question: bool) -> None:
+        """No answer, or none that tells. One device may be to blame; when it is the second one, it is the platform.
+
+        Where it was a question, it may be the part of the platform that answers questions, so only these pause.
+        """
         self.news += not meters <= self.silent.keys()
         if len(meters) == 1:
             self.silent[next(iter(meters))] = now
-        if self.away or self.news > 1:
+        if question:
+            self.puzzled += 1
+        if self.away or (self.news > 1 and not question):
             self.refused(now, verdict, chance)
+        if question and (self.away or self.puzzled > 1):
+            # Behind a pause for all: then it is a send's turn to find out whether the platform is back.
+            wait = delivery.leave_alone(self.puzzled, 0, verdict.wait, chance, crowded=self.crowded)
+            self.asks_from = max(self.ends, self.clock.since_boot()) + wait.total_seconds()
 
     def last(self, meter: str) -> datetime:
         """Sorts meters: those in trouble come after the others, and the one that was tried last at the end."""
@@ -174,7 +187,7 @@ def follow(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Calla
     rows = [row for row in store.outbox.waiting(uplink.name, "accepted", clock.now()) if row.process_id]
     rows.sort(key=lambda row: (row.process_id or "", row.meter, row.day))
     for _, group in groupby(rows, key=lambda row: row.process_id):
-        if not free(uplink, pace):
+        if not free(uplink, pace) or clock.since_boot() < pace.asks_from:
             return
         same = list(group)
         verdicts = dict(uplink.follow(same))
@@ -198,7 +211,7 @@ def read_back(uplink: Uplink, store: Store, clock: Clock, pace: Pace, jitter: Ca
     rows += [row for row in store.outbox.waiting(uplink.name, "accepted", now) if not row.process_id]
     rows.sort(key=lambda row: (pace.last(row.meter), row.meter, row.day))
     for _, group in groupby(rows, key=lambda row: row.meter):
-        if not free(uplink, pace):
+        if not free(uplink, pace) or clock.since_boot() < pace.asks_from:
             return
         same = list(group)
         found = uplink.ask(same)
@@ -241,8 +254,9 @@ def _settle(
         pace.refused(now, of_all, chance)
     elif answered:
         pace.heard(meters)
+        pace.puzzled *= asked == "send"
     elif answered is False:
-        pace.unheard(meters, now, next(iter(verdicts.values())), chance)
+        pace.unheard(meters, now, next(iter(verdicts.values())), chance, question=asked != "send")
     settled = []
     for row in rows:
         verdict = delivery.marked(row, verdicts[row.id])
