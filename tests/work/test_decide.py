@@ -335,6 +335,13 @@ def test_days_that_went_as_one_read_stay_together_where_order_is_the_rule(store:
     assert [row(store, day).state for day in (14, 15, 16)] == ["unclear", "rejected", "unclear"]
 
 
+def test_the_days_of_one_read_are_named_together(store: Store, clock: FakeClock) -> None:
+    refuse(store, clock, 2, replace(REFUSED, rule="L4"), together=True)
+    (device,) = store.outbox.blocked("platform")
+    assert "retry m0 2026-03-14..2026-03-15 --uplink platform" in device.todo
+    decide(ORDERED, "retry", wish("2026-03-14..2026-03-15", dry=True), store, clock.now())
+
+
 def test_history_is_only_for_what_cannot_be_there(store: Store, clock: FakeClock) -> None:
     with pytest.raises(UsageError, match="knows no History"):
         decide(M0, "retry", wish(as_history=True), store, clock.now())

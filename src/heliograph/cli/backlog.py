@@ -23,7 +23,7 @@ from heliograph.cli.options import (
 )
 from heliograph.core import durations
 from heliograph.core.daily import day_of
-from heliograph.core.delivery import SETTLED, commands
+from heliograph.core.delivery import BY_PERSON, SETTLED, advice, filled
 from heliograph.core.figures import kwh
 from heliograph.work.decide import waiting
 
@@ -113,16 +113,20 @@ def _why(row: Mapping[str, Any]) -> str:
 
 
 def _next(row: Mapping[str, Any], now: datetime) -> str:
-    which = f"{row['meter']} {row['day']} --uplink {row['uplink']}"
+    which = (row["meter"], str(row["day"]), row["uplink"])
+    if row["rule"] == BY_PERSON:
+        return f"nothing, or to undo it: {filled('heliograph backlog retry METER DAY', *which)}"
     if row["rule"] in SETTLED:
-        return f"nothing, or to undo it: heliograph backlog retry {which}"
+        return "nothing"
     if row["state"] in ("rejected", "held"):
-        return f"{row['remedy']} Then: {commands(row['meter'], row['day'], row['uplink'])}".strip()
+        return advice(row["rule"], row["remedy"], *which)
     if row["state"] == "confirmed":
         return "nothing"
     if row["behind"] is not None:
         return f"when {row['behind']} is decided"
-    return row["remedy"] or (f"at {row['due']:%Y-%m-%d %H:%M} UTC" if row["due"] > now else "with the next round")
+    return filled(row["remedy"], *which) or (
+        f"at {row['due']:%Y-%m-%d %H:%M} UTC" if row["due"] > now else "with the next round"
+    )
 
 
 @command.command("retry")

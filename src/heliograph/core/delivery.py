@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -389,10 +390,26 @@ class Blocked:
         return f"{self.uplink}: {self.meter} {self.day} has to be decided first, {days} wait behind it: {self.why}"
 
 
-def commands(meter: str, day: date, uplink: str) -> str:
-    """What a person can do about a row that waits for one."""
-    which = f"{meter} {day} --uplink {uplink}"
-    return f"heliograph backlog retry {which}, or to let it go: heliograph backlog set-aside {which}"
+# Refused for what no retry changes (D-REC sheet §6.8): such a day can only be let go.
+HOPELESS = frozenset({"aside/H4", "aside/H5", "aside/H6", "H5", "H6"})
+# Where a remedy names a command, it does so for no certain day.
+A_DAY = re.compile(r"\bMETER DAYS?\b")
+
+
+def filled(remedy: str, meter: str, days: str, uplink: str) -> str:
+    """A remedy whose command can be typed as it stands."""
+    return A_DAY.sub(f"{meter} {days} --uplink {uplink}", remedy)
+
+
+def advice(rule: str, remedy: str, meter: str, days: str, uplink: str) -> str:
+    """What a person can do about a rejected or held row: the remedy's own command, or one that can work there."""
+    which = f"{meter} {days} --uplink {uplink}"
+    let_go = f"let it go: heliograph backlog set-aside {which}"
+    if A_DAY.search(remedy):
+        return f"{filled(remedy, meter, days, uplink).rstrip('.')}, or to {let_go}"
+    if rule in HOPELESS or rule in ("aside/E1", "E1"):  # in the middle of the day the device was registered
+        return f"{remedy} To {let_go}".strip()
+    return f"{remedy} Then: heliograph backlog retry {which}, or to {let_go}".strip()
 
 
 def judge(row: DayRow, found: ReadBack, now: datetime, absent_after: timedelta) -> Verdict | None:

@@ -25,8 +25,9 @@ from heliograph.core.delivery import (
     Parcel,
     State,
     Verdict,
+    advice,
     as_history,
-    commands,
+    filled,
     follows,
 )
 from heliograph.core.errors import StoreError
@@ -431,7 +432,7 @@ class Outbox:
         ):
             day = date.fromisoformat(row["date"])
             why = f"{row['state']}, {row['rule']} {row['answer']}".strip()
-            todo = f"{row['remedy']} Then: {commands(row['name'], day, uplink)}".strip()
+            todo = advice(row["rule"], row["remedy"], row["name"], self._with_companions(row), uplink)
             stops[row["meter"]] = Blocked(uplink, row["name"], day, why, 0, todo)
         for row in self._db.all(
             "SELECT meter, name, min(day) AS date, reason FROM held JOIN meter ON meter.id = held.meter"
@@ -450,6 +451,18 @@ class Outbox:
             )
             found.append(replace(stop, later=waiting["n"] if waiting else 0))
         return [stop for stop in found if stop.later or not stop.why.startswith("it is held")]
+
+    def _with_companions(self, row: Mapping[str, Any]) -> str:
+        """A day, or the stretch of days that went in one read with it and are decided with it."""
+        rows = self._db.all(
+            f"SELECT date FROM outbox WHERE uplink = ? AND {UNDER_WAY} AND state IN ('rejected', 'held') AND meter = ?"
+            " AND claim = ? ORDER BY date",
+            [row["uplink"], row["meter"], row["claim"]],
+        )
+        days = [date.fromisoformat(one["date"]) for one in rows]
+        if len(days) < 2 or (days[-1] - days[0]).days + 1 != len(days):
+            return str(row["date"])  # naming one names them all
+        return f"{days[0]}..{days[-1]}"
 
     def shown(
         self, uplink: str | None = None, meter: str | None = None, day: date | None = None
@@ -503,11 +516,13 @@ class Outbox:
 
     def trouble(self, uplink: str) -> dict[str, Any] | None:
         """The newest row that was refused, or failed and waits: what a person should read first."""
-        return self._db.one(
-            "SELECT state, rule, answer, remedy FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
+        row = self._db.one(
+            "SELECT state, rule, answer, remedy, date, (SELECT name FROM meter WHERE id = outbox.meter) AS name"
+            " FROM outbox WHERE uplink = ? AND state NOT IN ('accepted', 'confirmed')"
             " AND rule NOT IN ('', ?, ?, ?, ?) ORDER BY state IN ('rejected', 'held') DESC, changed DESC LIMIT 1",
             [uplink, *SETTLED, RETRY, HISTORY],
         )
+        return {**row, "remedy": filled(row["remedy"], row["name"], row["date"], uplink)} if row else None
 
     def stuck(self, uplink: str, before: datetime) -> list[tuple[dict[str, Any], datetime]]:
         """Days on their way to a platform that neither it nor a person has moved to their end since before then, and
