@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -158,6 +158,26 @@ def test_a_decision_is_carried_out_kept_and_copied(ask: Ask, site: Path) -> None
     assert len(list((site.parent / "data" / "copies").glob("*-ledger.db"))) == 2
     refused = ask("backlog", "retry", "roof", "2026-03-14", "--uplink", "redex", "--yes")
     assert code(refused) == 2 and "never sent again on a wish" in str(refused.exception)
+
+
+def test_a_day_that_only_waits_at_another_platform_is_not_let_go_with_it(ask: Ask) -> None:
+    assert code(ask("backlog", "retry", "roof", "2026-03-14", "--uplink", "redex", "--yes")) == 0
+    assert code(ask("backlog", "set-aside", "roof", "2026-03-15", "--yes")) == 2  # due at both
+    assert code(ask("backlog", "set-aside", "roof", "2026-03-15", "--uplink", "redex", "--yes")) == 0
+    assert code(ask("backlog", "retry", "roof", "2026-03-15", "--uplink", "redex", "--yes")) == 0
+    found = ask("backlog", "set-aside", "roof", "2026-03-14..2026-03-15", "--yes")
+    assert code(found) == 2 and "--uplink drec" in str(found.exception)
+    rows = {(row["uplink"], row["day"]): row["state"] for row in json.loads(ask("backlog", "--json").stdout)}
+    assert {state for (_, day), state in rows.items() if day == "2026-03-15"} == {"due"}
+
+
+def test_without_a_platform_only_what_was_refused_is_let_go(ask: Ask, site: Path) -> None:
+    with app.load(site).writer() as store:
+        (one, *_) = store.outbox.rows("redex", "roof", date(2026, 3, 14), date(2026, 3, 14))
+        store._connection.execute("UPDATE outbox SET state = 'due', rule = '' WHERE id = ?", (one.id,))
+    done = ask("backlog", "set-aside", "roof", "2026-03-14", "--yes", "--json")
+    assert code(done) == 0
+    assert [day["uplink"] for day in json.loads(done.stdout)["days"]] == ["drec"]
 
 
 def test_the_running_daemon_decides_and_copies(site: Path) -> None:

@@ -147,7 +147,7 @@ def test_what_may_be_there_is_moved_by_no_wish(store: Store, clock: FakeClock, s
         store.outbox.settle([(row(store).id, settled, clock.now())], clock.now())
     before = row(store)
     if (state, what) == ("due", "set-aside"):
-        decide(M0, what, wish(), store, clock.now())
+        decide(M0, what, wish(uplink="platform"), store, clock.now())
         assert row(store).state == "rejected"
         return
     words = {"due": "waits for its turn", "confirmed": "has confirmed it"}.get(state, "it may be there")
@@ -179,7 +179,7 @@ def test_a_set_aside_that_let_an_unclear_row_be_sent_again_would_be_seen(
 
 
 def test_a_day_that_never_left_is_sent_without_asking(store: Store, clock: FakeClock) -> None:
-    decide(M0, "set-aside", wish(), store, clock.now())
+    decide(M0, "set-aside", wish(uplink="platform"), store, clock.now())
     decide(M0, "retry", wish(), store, clock.now())
     assert (row(store).state, row(store).claim) == ("due", None)
     uplink = FakeUplink()
@@ -190,7 +190,7 @@ def test_a_day_that_never_left_is_sent_without_asking(store: Store, clock: FakeC
 def test_after_a_restore_a_row_without_a_claim_is_asked_about(store: Store, clock: FakeClock) -> None:
     """It may have been sent by the store that was lost, so "never claimed" proves nothing (work/recover.py)."""
     store.journal.learn(RECOVERY, {"at": micros(clock.now()), "done": ["m0", "m1"]})
-    decide(M0, "set-aside", wish(), store, clock.now())
+    decide(M0, "set-aside", wish(uplink="platform"), store, clock.now())
     (planned,) = decide(M0, "retry", wish(), store, clock.now())["days"]
     assert planned["becomes"] == "unclear" and row(store).doubted
 
@@ -323,7 +323,7 @@ def test_it_is_undone_as_long_as_no_later_day_was_sent_where_order_is_the_rule(s
 
 def test_days_that_went_as_one_read_stay_together_where_order_is_the_rule(store: Store, clock: FakeClock) -> None:
     """They are held there as their sum, so one of them cannot be read back alone; naming one names them all."""
-    decide(ORDERED, "set-aside", wish("2026-03-15"), store, clock.now())
+    decide(ORDERED, "set-aside", wish("2026-03-15", uplink="platform"), store, clock.now())
     parts = (row(store, 14), row(store, 16))
     store.outbox.claim("platform", Parcel("/x", b"{}", parts), clock.now(), clock.now())
     store.outbox.settle([(one.id, REFUSED, clock.now()) for one in parts], clock.now())
@@ -516,7 +516,7 @@ def a_life(folder: Path, chance: random.Random, *, ordered: bool) -> tuple[Stubb
             last = first + timedelta(days=chance.choice([0, 0, 1]))
             what, name = chance.choice(["retry", "set-aside"]), chance.choice(["m0", "m1"])
             try:
-                decide(meters[name], what, wish(f"{first}..{last}"), store, clock.now())
+                decide(meters[name], what, wish(f"{first}..{last}", uplink="platform"), store, clock.now())
                 done.append(f"{name} {what} {first}")
             except HeliographError:
                 continue

@@ -171,7 +171,8 @@ def set_aside(
 ) -> int:
     """Let days go that a platform does not take: DAYS is 2026-03-14 or 2026-03-14..2026-03-16.
 
-    They are not delivered, and stop no later day. `retry` undoes it, as long as no later day of the device was sent
+    They are not delivered, and stop no later day. Without --uplink these are only days that a platform has refused or
+    holds. `retry` undoes it, as long as no later day of the device was sent
     where order is the rule.
     """
     wish = {"uplink": uplink, "because": because}

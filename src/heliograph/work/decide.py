@@ -148,7 +148,14 @@ def _judge(
 ) -> Callable[[DayRow], Decision | str]:
     ordered = report is not None and report.ordered
     if what == "set-aside":
-        return lambda row: delivery.set_aside(row, ordered=ordered)
+        unnamed = wish["uplink"] is None
+
+        def let_go(row: DayRow) -> Decision | str:
+            if unnamed and row.state == "due":
+                return f"it waits for its turn; to let it go there all the same, say so: --uplink {uplink}"
+            return delivery.set_aside(row, ordered=ordered)
+
+        return let_go
     if report is None:
         return lambda _: "the meter does not report there any more"
     history, not_there = bool(wish.get("as_history")), bool(wish.get("not_there"))
