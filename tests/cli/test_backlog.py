@@ -180,6 +180,19 @@ def test_without_a_platform_only_what_was_refused_is_let_go(ask: Ask, site: Path
     assert [day["uplink"] for day in json.loads(done.stdout)["days"]] == ["drec"]
 
 
+def test_where_order_is_the_rule_it_is_told_what_a_day_waits_for(ask: Ask, site: Path) -> None:
+    assert code(ask("backlog", "set-aside", "roof", "2026-03-14", "--uplink", "drec", "--yes")) == 0
+    shown = ask("backlog", "--uplink", "drec").stdout
+    assert shown.count("with the next round") == 1 and shown.count("together with the next day that has energy") == 1
+    with app.load(site).writer() as store:
+        (first,) = store.outbox.rows("drec", "roof", date(2026, 3, 15), date(2026, 3, 15))
+        store._connection.execute("UPDATE outbox SET due = ? WHERE id = ?", (2**52, first.id))
+    for words in ((), ("roof", "2026-03-16")):
+        shown = ask("backlog", *words, "--uplink", "drec").stdout
+        assert "waits behind 2026-03-15" in shown and "after 2026-03-15, which is not through yet" in shown
+        assert "with the next round" not in shown
+
+
 def test_the_running_daemon_decides_and_copies(site: Path) -> None:
     """What the control socket answers, without the socket."""
     one = app.load(site)

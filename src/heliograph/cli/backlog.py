@@ -67,7 +67,7 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
     if meter is not None:
         meter = one_of(store.readings.meters(), meter)
     which = a_day(day, day_of(now, app.rules.zone)) if day is not None else None
-    rows, blocked = waiting(app.meters, store, uplink, meter, which)
+    rows, blocked = waiting(app.meters, store, uplink, meter, which, now)
     waits = any(row["state"] in ("rejected", "held") and row["rule"] not in SETTLED for row in rows)
     if as_json:
         print_json(rows)
@@ -109,6 +109,8 @@ def _why(row: Mapping[str, Any]) -> str:
     words = [f"{row['rule']} {row['answer']}".strip()]
     if row["behind"] is not None:
         words.append(f"waits behind {row['behind']}")
+    elif row["after"] is not None:
+        words.append(f"waits behind {row['after']}")
     return "; ".join(word for word in words if word) or "waits for its turn"
 
 
@@ -124,9 +126,15 @@ def _next(row: Mapping[str, Any], now: datetime) -> str:
         return "nothing"
     if row["behind"] is not None:
         return f"when {row['behind']} is decided"
-    return filled(row["remedy"], *which) or (
-        f"at {row['due']:%Y-%m-%d %H:%M} UTC" if row["due"] > now else "with the next round"
-    )
+    if row["remedy"]:
+        return filled(row["remedy"], *which)
+    if row["after"] is not None:
+        return f"after {row['after']}, which is not through yet"
+    if row["due"] > now:
+        return f"at {row['due']:%Y-%m-%d %H:%M} UTC"
+    if row["joins"]:
+        return "after the days before it, or together with the next day that has energy or fits"
+    return "with the next round"
 
 
 @command.command("retry")

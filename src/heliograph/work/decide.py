@@ -18,7 +18,7 @@ MOST_RUNS = 3
 
 
 def waiting(
-    meters: Sequence[Meter], store: Store, uplink: str | None, meter: str | None, day: date | None
+    meters: Sequence[Meter], store: Store, uplink: str | None, meter: str | None, day: date | None, now: datetime
 ) -> tuple[list[dict[str, Any]], list[Blocked]]:
     """Rows that no platform has confirmed, with all that was tried, and the devices that wait for a decision.
 
@@ -36,6 +36,7 @@ def waiting(
         if meter in (None, one.meter)
     ]
     stops = {(one.uplink, one.meter): one for one in blocked}
+    firsts = _firsts(store, ordered, now)
     tried = store.outbox.attempts.of(row["row"] for row in rows)
     for row in rows:
         attempts = tried.get(row["row"], [])
@@ -47,7 +48,25 @@ def waiting(
         waits = stop is not None and stop.day < row["day"] and row["state"] == "due"
         row["behind"] = stop.day if stop is not None and waits and not row["rule"].startswith(HISTORY) else None
         row["attempts"] = attempts
+        first, stops_at = firsts.get((row["uplink"], row["meter"]), (None, None))
+        in_order = row["state"] == "due" and row["uplink"] in ordered and not row["rule"].startswith(HISTORY)
+        row["after"] = stops_at if in_order and stops_at is not None and stops_at < row["day"] else None
+        row["joins"] = in_order and (row["period_wh"] <= 0 or row["day"] != first)
     return rows, blocked
+
+
+def _firsts(store: Store, ordered: set[str], now: datetime) -> dict[tuple[str, str], tuple[date, date | None]]:
+    """Where order is the rule, of each device the first day that waits, and the first one that is not its turn yet."""
+    found: dict[tuple[str, str], tuple[date, date | None]] = {}
+    for row in (row for name in sorted(ordered) for row in store.outbox.backlog(name)):
+        if row["state"] not in ("due", "unclear") or row["rule"].startswith(HISTORY):
+            continue
+        device = (row["uplink"], row["meter"])
+        first, stops_at = found.get(device, (row["day"], None))
+        if stops_at is None and (row["state"] == "unclear" or row["due"] > now):
+            stops_at = row["day"]
+        found[device] = first, stops_at
+    return found
 
 
 def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: datetime) -> dict[str, Any]:
