@@ -26,6 +26,8 @@ from heliograph.core.site import Report
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_drec import Device
 from heliograph.store import Store
+from heliograph.store.opening import Loss, note_loss
+from heliograph.store.outbox import RECOVERY
 from heliograph.uplink.drec import Drec
 from heliograph.uplink.drec_packing import ReadType
 from heliograph.uplink.http import Http
@@ -33,7 +35,8 @@ from heliograph.uplink.tokens import Secret, StaticToken, TokenSource, drec_logi
 from heliograph.work.decide import decide
 from heliograph.work.deliver import Pace, deliver
 from heliograph.work.reconcile import reconcile
-from tests.fakes import SINGAPORE, START, FakeClock, a_meter, in_memory
+from heliograph.work.recover import Recovery
+from tests.fakes import RULES, SINGAPORE, START, FakeClock, a_meter, in_memory
 
 SEED = int(os.environ.get("HELIOGRAPH_SEED", "0")) or random.randrange(1, 10**6)
 DAYS = int(os.environ.get("HELIOGRAPH_DREC_DAYS", "40"))
@@ -229,6 +232,44 @@ def test_what_was_metered_before_the_registration_is_set_aside_and_goes_as_histo
         assert not any(month.differing or month.unanswered for month in compared)
         skipped = [day for day, row in enumerate(rows) if row[0] == "rejected"]
         assert all(rows[day] == ("rejected", "aside/H4") and BEFORE[day] == 0 for day in skipped)
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_restore_looks_for_history_among_the_history_reads(known: bool, arrived: bool) -> None:
+    """Whether the copy knew of the wish or not, and whether the lost store had sent the days or not."""
+    meter = replace(a_meter("m0"), reports=(Report("drec", "m0", timedelta(0), True, True),))
+    wish = {"first": "2026-03-14", "last": "2026-03-16", "uplink": None, "dry": False, "as_history": True}
+    with site({"m0": [30000, 31000, 41000, 22000, 20000]}, [plant("m0", border(3))]) as one:
+        store, clock = one.store, one.clock
+
+        def recovered() -> None:
+            recovery, pace = Recovery([meter], RULES), Pace(clock)
+            for _ in range(20):
+                recovery.ask(one.uplink, store, clock, pace)
+                assert recovery.settle(store, clock) == {}
+                deliver(one.uplink, store, clock, pace, lambda: 0.5)
+                clock.leap(minutes=10)
+
+        one.run(hours=1)
+        if arrived:
+            decide(meter, "retry", wish, store, clock.now())
+            one.run(hours=1)
+            assert one.platform.total_wh("drec", "m0") == 144_000
+        old = ("due", "history") if known else ("rejected", "aside/E1")
+        before = "UPDATE outbox SET claim = NULL, state = ?, rule = ? WHERE date <= '2026-03-16'"
+        store._connection.execute(before, old)
+        note_loss(store._connection, Loss("test"), clock.now(), None)
+        store.journal.learn(RECOVERY, {**store.journal.learned(RECOVERY), "done": ["m0"]})
+        recovered()
+        if not known:
+            assert one.rows("m0")[date(2026, 3, 14)] == ("rejected", "aside/E1")
+            decide(meter, "retry", wish, store, clock.now())
+            assert one.rows("m0")[date(2026, 3, 14)] == ("unclear", "history")
+            recovered()
+        assert {state for state, _ in one.rows("m0").values()} == {"confirmed"}
+        assert one.platform.total_wh("drec", "m0") == 144_000
+        assert one.rules() == []
 
 
 def test_new_days_do_not_wait_for_history_and_a_lost_answer_loses_nothing() -> None:

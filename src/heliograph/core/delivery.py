@@ -329,7 +329,12 @@ def retried(row: DayRow, standing: Standing, *, history: bool, not_there: bool) 
             f"it was sent as {row.remote_id}, and it is not proven that nothing of it is there, so it does not go as "
             f"{standing.name}; with report_as = {row.remote_id} and a restart a retry reads it back"
         )
-    if history and (known or bare_rule(standing.refused.removeprefix(ASIDE)) in NEVER_STORED):
+    never_stored = bare_rule(standing.refused.removeprefix(ASIDE)) in NEVER_STORED
+    if history and never_stored and standing.elsewhere and not known:
+        # What was lost may have held a wish for History. The platform takes the day in no other way.
+        how = "looked for among the History reads first, and sent as one only if the platform holds nothing"
+        return Decision("unclear", HISTORY, how)
+    if history and (known or never_stored):
         how = "sent as a History read, of the time before the device was registered"
         return _named(Decision("due", rule, how), row, standing)
     if history and not standing.history:

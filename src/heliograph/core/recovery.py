@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import pairwise
 
-from heliograph.core.delivery import DayRow, Missing, ReadBack, Stored, Unknown, Verdict
+from heliograph.core.delivery import DayRow, Missing, ReadBack, Stored, Unknown, Verdict, as_history
 from heliograph.core.figures import kwh
 
 
@@ -60,6 +60,8 @@ def solve(start: datetime, total_wh: int, told: Sequence[Told]) -> Totals | Cont
         for row in one.rows:
             if row.id > 0:
                 known[row.start], known[row.end] = row.total_wh - row.period_wh, row.total_wh
+            if as_history(row):
+                continue  # a History read is no part of the order, and its day is known here
             match one.found.get(row.day):
                 case Stored(period_wh=period, total_wh=total):
                     text = f"{one.uplink} holds {_shown(period)} for {row.day}"
@@ -113,6 +115,7 @@ def settle(told: Told) -> dict[int, Verdict]:
     rows = {row.day: row for row in told.rows}
     verdicts: dict[int, Verdict] = {}
     group: list[DayRow] = []
+    history: list[DayRow] = []
     for day in sorted(set(rows) | set(told.found)):
         row, found = rows.get(day), told.found.get(day)
         if row is None:
@@ -122,12 +125,14 @@ def settle(told: Told) -> dict[int, Verdict]:
         if not told.ordered:
             verdicts[row.id] = _verdict([row], found)
             continue
-        group.append(row)
+        # History reads are no part of the order in which the others go.
+        together = history if as_history(row) else group
+        together.append(row)
         if not isinstance(found, Missing):
-            verdict = _verdict(group, found)
-            verdicts |= {one.id: verdict for one in group}
-            group = []
-    verdicts |= {row.id: ABSENT for row in group}
+            verdict = _verdict(together, found)
+            verdicts |= {one.id: verdict for one in together}
+            together.clear()
+    verdicts |= {row.id: ABSENT for row in (*group, *history)}
     return {row.id: verdicts[row.id] for row in told.rows if row.doubted and row.id in verdicts}
 
 

@@ -120,8 +120,10 @@ def note_loss(connection: Connection, loss: Loss, now: datetime, known: int | No
     """
     with connection.writing():
         connection.execute(
-            "UPDATE outbox SET state = 'unclear', claim = NULL, process_id = NULL, rule = 'restored', answer = ?,"
-            " changed = ? WHERE state IN ('due', 'unclear', 'accepted')",
+            # Whoever asked for History is found among the History reads only, so that mark stays.
+            "UPDATE outbox SET state = 'unclear', claim = NULL, process_id = NULL, rule = CASE WHEN rule = 'history'"
+            " OR rule LIKE 'history/%' THEN 'history/restored' ELSE 'restored' END, answer = ?, changed = ?"
+            " WHERE state IN ('due', 'unclear', 'accepted')",
             ("it may have been sent after this copy was made; the platform is asked", micros(now)),
         )
         if known:

@@ -175,7 +175,10 @@ class Recovery:
         rows = [row for row in store.outbox.unconfirmed(report.uplink, meter.id) if row.end <= at]
         rows = [row for row in rows if row.day in heard.found]
         verdicts = recovery.settle(Told(report.uplink, heard.ordered, tuple(rows), heard.found))
-        verdicts = {id: verdict for id, verdict in verdicts.items() if verdict.state != "unclear"}
+        marked = {row.id: row for row in rows}
+        verdicts = {
+            id: delivery.marked(marked[id], verdict) for id, verdict in verdicts.items() if verdict.state != "unclear"
+        }
         if not verdicts:
             return
         settled = [(id, verdict, now) for id, verdict in verdicts.items()]
