@@ -29,7 +29,9 @@ def child(folder: Path) -> None:
     print("ready", flush=True)
     while True:
         for what in ("set-aside", "retry"):
-            if what == "retry" or store.outbox.rows("platform", "m0", date.min, date.max)[0].state == "rejected":
+            row = store.outbox.rows("platform", "m0", date.min, date.max)[0]
+            # The life before may have ended between the two.
+            if (what == "retry") == (row.last_rule == "aside/person") and row.state == "rejected":
                 decide(meter, what, named, store, START + timedelta(days=9))
             refuse(store)
 
