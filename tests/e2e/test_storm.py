@@ -1,10 +1,11 @@
 """The way from a closed day to a confirmed one, with a network and platforms that fail, and a daemon that is killed.
 
-Fifty meters with 400 closed days each, both platforms at once: three requests of ten suffer something, platforms go
-away altogether or in part, and the daemon is killed again and again, mostly while it delivers. In the end the platforms
-hold every watt-hour once. What a platform holds is reckoned from what it wrote down itself, never from the store.
+Fifty meters with 200 closed days each for both platforms, 20,000 days on their way: three requests of ten suffer
+something, platforms go away altogether or in part, and the daemon is killed again and again, mostly while it delivers.
+In the end the platforms hold every watt-hour once. What a platform holds is reckoned from what it wrote down itself,
+never from the store.
 
-HELIOGRAPH_KILLS=2000 HELIOGRAPH_DAYS=4000 pytest -n 0 -s tests/e2e/test_storm.py runs it by hand, ten times as long.
+HELIOGRAPH_DAYS=400 pytest -n 0 -s tests/e2e/test_storm.py runs it by hand with 20,000 days for each of them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tests.fakes import SINGAPORE
 from tests.store.acknowledged import flaws
 
 METERS = 50
-DAYS = int(os.environ.get("HELIOGRAPH_DAYS", "400"))
+DAYS = int(os.environ.get("HELIOGRAPH_DAYS", "200"))
 KILLS = int(os.environ.get("HELIOGRAPH_KILLS", "200"))
 FIRST = date(2024, 3, 1)
 RATE = 20_000.0
@@ -72,7 +73,7 @@ LOGINS = {
 }
 # (what is killed in, how deep, within how many seconds at most, how often of a hundred)
 AIMS = (
-    (None, JOB, 6.0, 60),
+    (None, JOB, 3.0, 60),
     ("deliver redex", JOB, 0.02, 10),
     ("deliver drec", JOB, 0.02, 10),
     ("deliver redex", STORING, 0.003, 10),
@@ -172,7 +173,7 @@ def test_every_watt_hour_arrives_once_whatever_fails(tmp_path: Path) -> None:
     with raging(tmp_path, backlog, seed) as storm:
         began, falls = time.monotonic(), Counter[str]()
         kills = 0
-        while set(states := storm.states()) != {"confirmed"}:
+        while set(states := storm.states()) != {"confirmed"} or kills < KILLS:
             assert time.monotonic() - began < PATIENCE, f"not delivered by {storm.clock.now()}: {states}"
             end = storm.kill()
             kills += 1
@@ -184,7 +185,6 @@ def test_every_watt_hour_arrives_once_whatever_fails(tmp_path: Path) -> None:
         print(dict(storm.platform.requests), dict(storm.platform.faulted))
         adds_up(storm)
         frugal(storm, kills)
-        assert kills >= KILLS
 
 
 def adds_up(storm: Storm) -> None:

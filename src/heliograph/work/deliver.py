@@ -56,7 +56,7 @@ class Pace:
     asks_from: float = -math.inf
     """Since boot, from when on questions are asked again; their failures alone keep nothing from being sent."""
     puzzled: int = 0
-    """Questions in a row that got no such answer."""
+    """Questions in a row that got no such answer, those about silent meters left out."""
     waits: set[tuple[str, date]] = field(default_factory=set)
     """Devices and days that wait for somebody to decide; each is said once."""
 
@@ -104,11 +104,11 @@ class Pace:
 
         Where it was a question, it may be the part of the platform that answers questions, so only these pause.
         """
-        self.news += not meters <= self.silent.keys()
+        new = not meters <= self.silent.keys()
+        self.news += new
+        self.puzzled += question and new
         if len(meters) == 1:
             self.silent[next(iter(meters))] = now
-        if question:
-            self.puzzled += 1
         if self.away or (self.news > 1 and not question):
             self.refused(now, verdict, chance)
         if question and (self.away or self.puzzled > 1):
