@@ -272,7 +272,7 @@ def test_at_redex_the_other_nine_lag_less_than_a_minute(poison: Poison) -> None:
 
 
 def test_a_platform_that_is_paused_for_one_silent_device_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unheard(self: Pace, meters: set[str], now: datetime, verdict: Verdict, chance: float) -> None:
+    def unheard(self: Pace, meters: set[str], now: datetime, verdict: Verdict, chance: float, **_: bool) -> None:
         del meters
         self.refused(now, verdict, chance)
 
