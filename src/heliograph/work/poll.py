@@ -208,8 +208,8 @@ def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> li
             store.readings.add(batch, covered)
         except StoreError:
             raise
-        except Exception:
-            del line.waiting[: len(batch)]  # what breaks the program once breaks it again: it must not block the rest
+        except Exception:  # raised again; but what breaks the program once breaks it again and must not block the rest
+            del line.waiting[: len(batch)]
             raise
         del line.waiting[: len(batch)]
         line.tally.stored(batch, store, zone)
