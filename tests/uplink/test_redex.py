@@ -406,10 +406,13 @@ def test_a_search_that_uses_up_its_requests_rests_and_everything_else_goes_on() 
 SHAPES = [(8, 365), (500, 6), (3000, 1), (1, 3000), (50, 60)]
 
 
-@pytest.mark.parametrize("run", range(RUNS))
-def test_any_few_bad_records_of_three_thousand_are_set_aside_and_every_other_is_delivered_once(run: int) -> None:
-    print(f"HELIOGRAPH_SEED={SEED}")
-    chance = random.Random(SEED + run)
+# The last case lays two of five bad days of an inverter at the ends of what is searched: no half is taken in between.
+@pytest.mark.parametrize(("seed", "run"), [*((SEED, run) for run in range(RUNS)), (952192669, 10)])
+def test_any_few_bad_records_of_three_thousand_are_set_aside_and_every_other_is_delivered_once(
+    seed: int, run: int
+) -> None:
+    print(f"HELIOGRAPH_SEED={seed}")
+    chance = random.Random(seed + run)
     given = rows(*SHAPES[run % len(SHAPES)])
     bad = chance.sample(given, chance.choice((1, 2, 3, 5, 12)))
     platform = Picky([pair(row) for row in bad], chance.choice((400, 422)))
@@ -429,7 +432,7 @@ def test_days_before_or_after_a_registration_are_held_in_a_few_pieces_and_the_ot
     settled = deliver(uplink(platform), given)
     assert {id for id, verdict in settled.items() if verdict.state != "accepted"} == {row.id for row in bad}
     assert sorted(platform.taken) == sorted(pair(row) for row in given if row not in bad)
-    assert len(platform.sizes) <= 6 * LIMIT
+    assert len(platform.sizes) <= 7 * LIMIT
 
 
 def test_an_inverter_that_is_refused_altogether_is_held_in_a_few_requests() -> None:

@@ -20,8 +20,9 @@ from heliograph.uplink.redex_answers import LATER, same
 LIMIT = 12
 STATUSES = (400, 422)
 # An inverter of which this many single days were refused, and nothing was taken in between: it is mostly unknown or not
-# in force, so the rest is held in one piece. Fewer days than the second figure are looked at one by one.
-HOPELESS, FEW = 2, 8
+# in force, so the rest is held in one piece. Fewer days than the second figure are looked at one by one. With two days
+# instead of three it happened to an inverter with five bad days in a year, of which one lay at the end of the search.
+HOPELESS, FEW = 3, 8
 _MARK = re.compile(r"R\d{3}/(\d+)/(\d+)")
 
 
