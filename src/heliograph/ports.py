@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -40,6 +41,20 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
+FRAMES = 64
+"""Bytes sent and heard that a bus remembers: some twenty exchanges, 10 kB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Bytes that were sent, or that came, in one piece."""
+
+    at: float
+    """Seconds of the wire's clock, which never steps: when the first byte was about to leave, or the last was there."""
+    sent: bool
+    data: bytes
+
+
 @dataclass(slots=True)
 class BusCounters:
     """What happened on a line since start, by class; shown by `status` and never reset while running."""
@@ -54,6 +69,8 @@ class BusCounters:
     drained_bytes: int = 0
     echoed: int = 0
     """Requests that came back unchanged: an adapter hears itself, or A and B of two lines touch."""
+    frames: deque[Frame] = field(default_factory=lambda: deque(maxlen=FRAMES))
+    """What was last said, the newest last."""
 
 
 class Bus(Protocol):

@@ -407,10 +407,11 @@ SHAPES = [(8, 365), (500, 6), (3000, 1), (1, 3000), (50, 60)]
 
 
 # The last case lays two of five bad days of an inverter at the ends of what is searched: no half is taken in between.
-@pytest.mark.parametrize(("seed", "run"), [*((SEED, run) for run in range(RUNS)), (952192669, 10)])
+@pytest.mark.parametrize(("run", "seed"), [*((run, None) for run in range(RUNS)), (10, 952192669)])
 def test_any_few_bad_records_of_three_thousand_are_set_aside_and_every_other_is_delivered_once(
-    seed: int, run: int
+    run: int, seed: int | None
 ) -> None:
+    seed = SEED if seed is None else seed
     print(f"HELIOGRAPH_SEED={seed}")
     chance = random.Random(seed + run)
     given = rows(*SHAPES[run % len(SHAPES)])

@@ -31,6 +31,7 @@ from pymodbus.pdu.decoders import DecodePDU
 from pymodbus.pdu.pdu import ModbusPDU
 from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
 
+from heliograph.bus.trace import TracedWire
 from heliograph.bus.wire import Wire, real_wire
 from heliograph.core.errors import BusError, BusGarbled, BusRefused, BusTimeout, BusUnreachable
 from heliograph.core.line import Line, parse
@@ -162,7 +163,7 @@ def open_bus(url: str, *, wire: Callable[[Line], Wire] = real_wire) -> Bus:
     """The bus at that address. Nothing is opened before the first read, so a missing adapter stops nothing else."""
     line = parse(url)
     counters = BusCounters()
-    ours = wire(line)
+    ours = TracedWire(wire(line), counters.frames)
     exchange = TcpExchange(ours, counters) if line.way == "tcp" else RtuExchange(ours, counters, line)
     return ModbusBus(ours, exchange, counters, numbered=line.way == "tcp")
 
