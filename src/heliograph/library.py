@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from heliograph.core import durations, quantity
 from heliograph.core.decode import TYPES, Absent, addresses, value, width
 from heliograph.core.errors import ConfigError
+from heliograph.core.plausible import step_wh
 from heliograph.core.registers import Identity, Match, MeterMap, Register, SunSpec, Timing, Vector
 from heliograph.toml_lines import lines, nearest
 
@@ -144,6 +145,32 @@ def nearest_name(word: str, known: Iterable[str], otherwise: str = "") -> str:
     close = [other for other in words if other.casefold() == word.casefold()]  # kwh means kWh, not kW
     close = close or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f'Did you mean "{close[0]}"?' if close else otherwise
+
+
+def models(m: MeterMap) -> tuple[str, ...]:
+    """What is printed on the devices, without the maker's name."""
+    return tuple(product.removeprefix(f"{m.maker} ") if m.maker else product for product in m.products)
+
+
+STEP_AT = 100_000_000
+"""Wh at which the step of a float is told, for it grows with the counter: a 50 kW roof gets there within two years."""
+
+
+def step(m: MeterMap) -> tuple[int | None, str]:
+    """The step of the production counter in Wh, and in words; None where the device or the site decides it."""
+    register = m.register(m.production) if m.production else None
+    if register is None:
+        return None, ""
+    if register.scale_register is not None:
+        return None, "the device says"
+    if register.type == "float32":
+        # `step_wh` allows for two steps of a float, here it is one: between 2^-24 and 2^-23 of the value.
+        at = f"at {STEP_AT // 1_000_000} MWh"
+        wh = step_wh(register, STEP_AT) // 2
+        return (None, f"6 to 12 Wh {at}") if register.times else (wh, f"{wh} Wh {at}")
+    wh = step_wh(register, STEP_AT)
+    words = f"{wh} Wh" if wh < 10 else f"{Decimal(wh) / 1000:f} kWh"
+    return (None, f"{words} × {' × '.join(register.times)}") if register.times else (wh, words)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,8 @@ def test_list_shows_shipped_and_local_maps(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text('name = "broken"\nstatus =\n')
     rows = {row["name"]: row for row in json.loads(run("list", "--json", local=tmp_path).stdout)}
     assert set(rows) == {*library.names(None), "mine", "broken"}
-    promised = "name status version products registers polled production origin path digest error"
-    assert list(rows["mine"]) == promised.split()
+    promised = "name maker models phases production step_wh step status version products registers polled origin path"
+    assert list(rows["mine"]) == [*promised.split(), "digest", "error"]
     assert (rows["mine"]["origin"], rows["eastron-sdm630"]["origin"]) == ("local", "shipped")
     assert (rows["eastron-sdm630"]["registers"], rows["eastron-sdm630"]["polled"]) == (90, 20)
     assert rows["eastron-sdm660"]["status"] == "unverified"
@@ -42,6 +43,49 @@ def test_list_shows_shipped_and_local_maps(tmp_path: Path) -> None:
     text = run("list", local=tmp_path).stdout
     for name in rows:
         assert name in text
+    by_name = {line.split()[0]: line for line in text.splitlines()}
+    assert by_name["map"].split() == ["map", "maker", "model", "phases", "production", "step", "status"]
+    assert re.split(r"  +", by_name["schneider-iem3155"].strip()) == [
+        *("schneider-iem3155", "Schneider Electric", "iEM3155", "3", "energy_export", "1 Wh", "documented")
+    ]
+    assert by_name["mine"].endswith("documented, local")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["EASTRON", "630"], {"eastron-sdm630", "eastron-sdm630mct"}),
+        (["electric", "schneider"], {"schneider-iem3155"}),
+        (["carlo", "ethernet"], {"carlo-gavazzi-em24-e1"}),
+        (["sdm", "unverified", "54"], {"eastron-sdm54"}),
+        (["mine"], {"mine"}),
+        (["eastron", "iem3155"], set()),
+    ],
+)
+def test_list_finds_the_maps_in_which_every_word_occurs(tmp_path: Path, words: list[str], found: set[str]) -> None:
+    (tmp_path / "mine.toml").write_text(MINE)
+    result = run("list", *words, "--json", local=tmp_path)
+    assert ({row["name"] for row in json.loads(result.stdout)}, result.exit_code) == (found, 0)
+    result = run("list", *words, local=tmp_path)
+    assert {line.split()[0] for line in result.stdout.splitlines()} - {"map"} == found
+    assert (result.exit_code, "heliograph map list" in result.stderr) == (0 if found else 1, not found)
+
+
+@pytest.mark.parametrize(
+    ("name", "wh", "words"),
+    [
+        ("solis-string", 1000, "1 kWh"),
+        ("huawei-sun2000", 10, "0.01 kWh"),
+        ("abb-b23-b24", 10, "0.01 kWh"),
+        ("sma-sunny", 1, "1 Wh"),
+        ("eastron-sdm630", 8, "8 Wh at 100 MWh"),  # 2^(26 - 23): a float32 of 10^8 Wh has 26 whole bits
+        ("kostal-plenticore", 8, "8 Wh at 100 MWh"),
+        ("chint-dtsu666", None, "6 to 12 Wh at 100 MWh"),  # the ratio moves the number within its power of two
+    ],
+)
+def test_the_step_is_that_of_the_production_counter(tmp_path: Path, name: str, wh: int | None, words: str) -> None:
+    row = next(row for row in json.loads(run("list", "--json", local=tmp_path).stdout) if row["name"] == name)
+    assert (row["step_wh"], row["step"]) == (wh, words)
 
 
 def test_show_tells_what_a_map_says(tmp_path: Path) -> None:

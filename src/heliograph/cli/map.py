@@ -30,47 +30,68 @@ def command(context: click.Context, local: Path) -> None:
     context.obj = local
 
 
-@command.command("list", help="All maps there are, shipped and local.")
+COLUMNS = ("map", "maker", "model", "phases", "production", "step", "status")
+"""Of `map list`, and of the table in meters/README.md, which is made from the shipped maps."""
+
+
+@command.command("list", help="All maps there are, shipped and local; with WORDs those in which every word occurs.")
+@click.argument("words", metavar="[WORD]...", nargs=-1)
 @json_option
-@click.pass_obj
-def list_(local: Path, as_json: bool) -> None:
-    rows = [_summary(path, local) for path in library.found(local).values()]
+@click.pass_context
+def list_(context: click.Context, words: Sequence[str], as_json: bool) -> None:
+    local: Path = context.obj
+    rows = [row for row in (summary(path, local) for path in library.found(local).values()) if _has(row, words)]
     if as_json:
         print_json(rows)
-        return
-    print_table(
-        ("map", "status", "polled", "all", "from", "fits"),
-        [
-            (
-                row["name"],
-                row["status"],
-                str(row["polled"]),
-                str(row["registers"]),
-                row["origin"],
-                ", ".join(row["products"]) or row["error"] or "",
-            )
-            for row in rows
-        ],
-        right=("polled", "all"),
-    )
+    elif rows:
+        print_table(COLUMNS, [cells(row) for row in rows], right=("phases",))
+    else:
+        click.echo(f"No map has all of these words: {' '.join(words)}. All of them: heliograph map list", err=True)
+        context.exit(1)
 
 
-def _summary(path: Path, local: Path) -> dict[str, Any]:
+def summary(path: Path, local: Path | None) -> dict[str, Any]:
+    """One map as `map list --json` tells it; one that is broken says why in `error`."""
     loaded, problems = library.check(path, local)
     m = loaded.map if loaded else None
+    step_wh, step = library.step(m) if m else (None, "")
     return {
         "name": path.stem,
+        "maker": m.maker if m else "",
+        "models": list(library.models(m)) if m else [],
+        "phases": m.phases if m else None,
+        "production": m.production if m else None,
+        "step_wh": step_wh,
+        "step": step,
         "status": m.status if m else "broken",
         "version": m.version if m else None,
         "products": list(m.products) if m else [],
         "registers": len(m.registers) if m else 0,
         "polled": sum(r.poll for r in m.registers) if m else 0,
-        "production": m.production if m else None,
         "origin": "shipped" if path.parent == library.shipped_dir() else "local",
         "path": str(path),
         "digest": loaded.digest if loaded else None,
         "error": str(problems[0]) if problems else None,
     }
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A summary under `COLUMNS`."""
+    mine = ", local" if row["origin"] == "local" else ""
+    return (
+        row["name"],
+        row["maker"],
+        ", ".join(row["models"]) or row["error"] or "",
+        str(row["phases"] or ""),
+        row["production"] or "",
+        row["step"],
+        row["status"] + mine,
+    )
+
+
+def _has(row: dict[str, Any], words: Iterable[str]) -> bool:
+    shown = " ".join((*cells(row), *row["products"])).casefold()
+    return all(word.casefold() in shown for word in words)
 
 
 @command.command("show", help="What a map says. NAME is the name of a map, or a file.")

@@ -199,6 +199,8 @@ class MeterMap:
     """One line each."""
     vectors: tuple[Vector, ...] = ()
     """Tests of the map, one line each."""
+    maker: str = ""
+    """Whose devices these are, as people call them: `heliograph map list` shows and finds it."""
     extends: str | None = None
     """Name of a map whose keys, registers and vectors are taken over; own keys and own registers win."""
     function: Function = "input"
