@@ -1,0 +1,381 @@
+"""Who answers at a unit, and which maps fit by what the device says of itself. Reads only, and stores nothing.
+
+The only evidence is what maps name as identity: registers that tell the kind, and the serial number. A register of
+the map that decodes into its range is a check afterwards, told as one, and chooses nothing. Three things are known
+of real devices and kept in mind here:
+
+* many answer 0 to registers they do not have (Eastron does), so a zero proves nothing, neither for nor against;
+* many maps name no register that tells the kind, so several may be possible: then all of them are told;
+* some answer what they do not have with silence, which costs a time-out each and is no different from a refusal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Literal
+
+from heliograph.core.decode import Absent, reading, value, width
+from heliograph.core.errors import BusGarbled, BusRefused, BusTimeout
+from heliograph.core.registers import Function, Match, MeterMap, Order, Register, Timing
+from heliograph.ports import Bus
+
+Answer = Literal["words", "refusal", "gateway", "silence", "garbled"]
+"""`refusal`: a Modbus exception, which is an answer. `gateway`: what stands between says that nobody is there."""
+Evidence = Literal["named", "serial", "possible"]
+"""`named`: registers that tell the kind fit. `serial`: nothing tells the kind, but a serial number stands where the
+map has it. `possible`: nothing speaks for the map but that nothing speaks against it."""
+
+CAREFUL = Timing(pause=0.06, timeout=0.5, retries=0)
+"""Fast enough for whoever answers at all; 60 ms is what Eastron's sheets ask for."""
+SLOW_PAUSE = 0.3
+"""Seconds before a question that follows an unexpected silence: Solis inverters hear nothing earlier."""
+NOBODY_BEHIND = {10, 11}
+"""Exceptions by which a gateway says that it reached no device."""
+ORDERS: tuple[Order, ...] = ("ABCD", "CDAB", "BADC", "DCBA")
+STRENGTH: dict[Evidence, int] = {"named": 0, "serial": 1, "possible": 2}
+CHECKED = ("frequency", "voltage_l1n", "voltage_ln_avg", "voltage_l1l2", "dc_voltage")
+"""What is read to see whether the map's own registers make sense, the first that the map has."""
+_SERIAL_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/#-]{3,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    function: Function
+    address: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.function} 0x{self.address:04X}" + (f"+{self.count}" if self.count > 1 else "")
+
+
+ALIVE = Question("holding", 0, 2)
+"""Asked first: nearly every device knows function 3, and whoever does not have this register says so."""
+ALIVE_TOO = Question("input", 0, 2)
+"""Asked of a unit that was silent, when there is time for a second look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one question."""
+
+    question: Question
+    answer: Answer
+    words: tuple[int, ...] = ()
+    told: str = ""
+    """The bus' own words where none came."""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A map that this device may be of."""
+
+    map: MeterMap
+    evidence: Evidence
+    because: tuple[str, ...] = ()
+    """What was read, as a person would say it."""
+    serial: str = ""
+    order: Order | None = None
+    """The identity fits only when bytes are taken in this order, which is not the map's."""
+    check: str = ""
+    """What one register of the map shows; no evidence for the kind."""
+    sound: bool | None = None
+    """Whether that is what the map expects; None where nothing could be checked."""
+    matched: frozenset[tuple[Question, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What is known of one unit. `fits` holds all that may be, the best evidence first."""
+
+    unit: int
+    answer: Answer
+    told: str = ""
+    """How it answered the first question, or what came instead."""
+    hint: str = ""
+    fits: tuple[Fit, ...] = ()
+    heard: tuple[Heard, ...] = ()
+
+    @property
+    def here(self) -> bool:
+        """Whether a device answers at this unit."""
+        return self.answer in ("words", "refusal")
+
+    @property
+    def best(self) -> Fit | None:
+        """The one map that the device itself names; None where none or several are named."""
+        named = [fit for fit in self.fits if fit.evidence == "named"]
+        return named[0] if len(named) == 1 else None
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether a person has to choose between maps."""
+        return self.here and self.best is None
+
+    @property
+    def candidates(self) -> tuple[Fit, ...]:
+        """The fits with the strongest evidence there is, those whose own registers make sense before the others."""
+        if not self.fits:
+            return ()
+        return tuple(fit for fit in self.fits if fit.evidence == self.fits[0].evidence)
+
+    @property
+    def serial(self) -> str:
+        """The serial number, where all the best fits agree on it."""
+        found = {fit.serial for fit in self.candidates}
+        return found.pop() if len(found) == 1 else ""
+
+    def __str__(self) -> str:
+        if not self.here:
+            return f"unit {self.unit}: {self.told}"
+        number = f", serial {self.serial}" if self.serial else ""
+        if (best := self.best) is not None:
+            return f"unit {self.unit}: {best.map.name}{number} ({'; '.join(best.because)})"
+        if not self.fits:
+            return f"unit {self.unit}: answers, but fits no map"
+        names = [fit.map.name for fit in self.candidates]
+        tells = {
+            "named": "the device fits several maps",
+            "serial": "nothing it says tells its kind",
+            "possible": "it says nothing about itself",
+        }[self.candidates[0].evidence]
+        return f"unit {self.unit}: {tells}{number}; perhaps {' or '.join(names)}"
+
+
+def alive(bus: Bus, unit: int, timing: Timing, question: Question = ALIVE) -> Sighting:
+    """Whether anybody answers at that unit, in one request. Raises BusUnreachable when the line itself is down."""
+    heard = _ask(bus, unit, question, timing)
+    return _first(unit, heard)
+
+
+def identify(
+    bus: Bus, unit: int, maps: Sequence[MeterMap], timing: Timing = CAREFUL, *, first: Sighting | None = None
+) -> Sighting:
+    """Who answers at `unit`, and which of `maps` fit by identity.
+
+    A silent unit costs one request; each distinct question is asked once. `first`: what `alive` has just found
+    there. Raises BusUnreachable when the line itself is down.
+    """
+    first = first or alive(bus, unit, timing)
+    if not first.here:
+        return first
+    asker = _Asker(bus, unit, timing, first.heard)
+    asker.ask_all(_kinds(maps))
+    left = [fit for map in maps if (fit := _by_kind(map, asker)) is not None]
+    if named := [fit for fit in left if fit.evidence == "named"]:
+        left = _closest(named)
+    asker.ask_all(_serials(fit.map for fit in left))
+    left = [_with_serial(fit, asker) for fit in left]
+    checks = {fit.map.name: _check_register(fit.map) for fit in left}
+    asker.ask_all(_distinct(_question_of(fit.map, r) for fit in left if (r := checks[fit.map.name]) is not None))
+    fits = [checked for fit in left if (checked := _checked(fit, checks[fit.map.name], asker)) is not None]
+    fits.sort(key=lambda fit: (STRENGTH[fit.evidence], fit.sound is not True, fit.order is not None, fit.map.name))
+    return replace(first, fits=tuple(fits), heard=asker.all())
+
+
+# -- asking -------------------------------------------------------------------------------------------------------
+
+
+def _ask(bus: Bus, unit: int, question: Question, timing: Timing) -> Heard:
+    try:
+        return Heard(question, "words", bus.read(unit, question.function, question.address, question.count, timing))
+    except BusRefused as refused:
+        kind: Answer = "gateway" if refused.code in NOBODY_BEHIND else "refusal"
+        return Heard(question, kind, (), refused.message, refused.hint)
+    except BusTimeout as silence:
+        return Heard(question, "silence", (), silence.message, silence.hint)
+    except BusGarbled as garbled:
+        return Heard(question, "garbled", (), garbled.message, garbled.hint)
+
+
+def _first(unit: int, heard: Heard) -> Sighting:
+    told = heard.told or f"answers {heard.question}"
+    return Sighting(unit, heard.answer, told, heard.hint, (), (heard,))
+
+
+class _Asker:
+    """Asks a unit each question once, and remembers what came."""
+
+    def __init__(self, bus: Bus, unit: int, timing: Timing, heard: Iterable[Heard]) -> None:
+        self._bus, self._unit, self._timing = bus, unit, timing
+        self._heard = {one.question: one for one in heard}
+        self._patient = False
+
+    def ask_all(self, questions: Iterable[Question]) -> None:
+        for question in questions:
+            if question not in self._heard:
+                self._heard[question] = self._ask(question)
+
+    def _ask(self, question: Question) -> Heard:
+        heard = _ask(self._bus, self._unit, question, self._timing)
+        if heard.answer == "garbled" or (heard.answer == "silence" and not self._patient):
+            # Perhaps it was asked too soon. If it stays silent now, silence is its way to say no: that is believed.
+            self._patient = True
+            self._timing = replace(self._timing, pause=max(self._timing.pause, SLOW_PAUSE))
+            heard = _ask(self._bus, self._unit, question, self._timing)
+        return heard
+
+    def heard(self, question: Question) -> Heard | None:
+        return self._heard.get(question)
+
+    def words(self, question: Question) -> tuple[int, ...] | None:
+        heard = self._heard.get(question)
+        return heard.words if heard is not None and heard.answer == "words" else None
+
+    def all(self) -> tuple[Heard, ...]:
+        return tuple(self._heard.values())
+
+
+def _distinct(questions: Iterable[Question]) -> list[Question]:
+    """Each once, what most maps want to know first."""
+    return [question for question, _ in Counter(questions).most_common()]
+
+
+def _kinds(maps: Iterable[MeterMap]) -> list[Question]:
+    return _distinct(_question_of(map, _register(match)) for map in maps for match in map.identity.match)
+
+
+def _serials(maps: Iterable[MeterMap]) -> list[Question]:
+    return _distinct(_question_of(map, r) for map in maps if (r := _serial_register(map)) is not None)
+
+
+def _register(match: Match) -> Register:
+    return Register(
+        quantity="model",
+        type=match.type,
+        address=match.address,
+        words=match.words,
+        function=match.function,
+        order=match.order,
+    )
+
+
+def _serial_register(map: MeterMap) -> Register | None:
+    register = map.register(map.identity.serial) if map.identity.serial else None
+    return register if register is not None and _plain(register) else None
+
+
+def _check_register(map: MeterMap) -> Register | None:
+    found = [r for name in CHECKED if (r := map.register(name)) is not None]
+    found += [r for r in map.registers if r.poll]  # a map without any of these: at least the device should have it
+    return next((r for r in found if _plain(r) and not r.times), None)
+
+
+def _plain(register: Register) -> bool:
+    """Whether it can be read by itself at a place that the map knows."""
+    return register.model is None and register.address is not None and register.scale_register is None
+
+
+def _question_of(map: MeterMap, register: Register) -> Question:
+    return Question(map.function_of(register), register.address or 0, width(register))
+
+
+# -- judging ------------------------------------------------------------------------------------------------------
+
+
+def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
+    """What the registers that tell the kind say about this map; None where they say that it is another."""
+    because: list[str] = []
+    proven: set[tuple[Question, str]] = set()
+    turned: Order | None = None
+    for match in map.identity.match:
+        register = _register(match)
+        question = _question_of(map, register)
+        words = asker.words(question)
+        if words is None:
+            if map.identity.required:
+                return None
+            continue
+        order = map.order_of(register) if match.type != "text" else match.order or "ABCD"
+        shown = _shown(register, order, words)
+        if shown in match.values:
+            if any(words):
+                because.append(f"{question} is {_text(shown)}")
+                proven.add((question, _text(shown)))
+            else:
+                because.append(f"{question} is 0 as it should be, which proves nothing")
+            continue
+        if not any(words):
+            if map.identity.required:
+                return None
+            because.append(f"{question} is 0, which proves nothing, but this map will refuse it")
+            continue
+        other = next((o for o in ORDERS if o != order and _shown(register, o, words) in match.values), None)
+        if other is None:
+            return None
+        turned = other
+        because.append(f"{question} is {_text(_shown(register, other, words))} only if read as {other}, not {order}")
+        proven.add((question, other))
+    return Fit(map, "named" if proven else "possible", tuple(because), order=turned, matched=frozenset(proven))
+
+
+def _shown(register: Register, order: Order, words: tuple[int, ...]) -> int | str | Decimal | None:
+    if register.type == "text":
+        register = replace(register, order=order)
+    found = value(register, order, words)
+    return None if isinstance(found, Absent) else found
+
+
+def _text(shown: object) -> str:
+    return f"{shown}" if not isinstance(shown, Decimal) or shown < 0x10000 else f"0x{int(shown):X}"
+
+
+def _closest(named: Sequence[Fit]) -> list[Fit]:
+    """Without maps of a family whose whole identity is only a part of what another one proved."""
+    straight = [fit for fit in named if fit.order is None] or list(named)
+    return [fit for fit in straight if not any(fit.matched < other.matched for other in straight)]
+
+
+def _with_serial(fit: Fit, asker: _Asker) -> Fit:
+    register = _serial_register(fit.map)
+    if register is None or (words := asker.words(question := _question_of(fit.map, register))) is None:
+        return fit
+    order = fit.order or fit.map.order_of(register)
+    shown = reading(register, order, words)
+    serial = ""
+    if isinstance(shown, str) and _SERIAL_TEXT.fullmatch(shown):
+        serial = shown
+    elif isinstance(shown, int | float) and shown > 0 and set(words) != {0xFFFF}:
+        serial = str(int(shown))
+    if not serial:
+        return fit
+    because = (*fit.because, f"{question} holds a serial number")
+    return replace(fit, serial=serial, because=because, evidence="named" if fit.evidence == "named" else "serial")
+
+
+def _checked(fit: Fit, register: Register | None, asker: _Asker) -> Fit | None:
+    """With what one of its own registers shows; None where a device that names no kind has no such register."""
+    if register is None:
+        return fit
+    question = _question_of(fit.map, register)
+    heard = asker.heard(question)
+    if heard is None:
+        return fit
+    name = register.quantity
+    if heard.answer != "words":
+        if fit.evidence != "named":
+            return None
+        return replace(fit, check=f"{name} at {question} does not answer", sound=False)
+    order = fit.map.order_of(register)
+    shown = reading(register, fit.order or order, heard.words)
+    if not isinstance(shown, Absent) and (shown or not isinstance(shown, int | float)):
+        check = f"{name} reads {shown:g}" if isinstance(shown, float) else f"{name} reads {shown}"
+        return replace(fit, check=check, sound=True if name in CHECKED else None)
+    if not any(heard.words):
+        if name not in CHECKED:
+            return replace(fit, check=f"{name} reads 0")
+        asleep = fit.map.night != "answers"
+        check = f"{name} reads 0" + (", as it may at night" if asleep else "")
+        return replace(fit, check=check, sound=None if asleep else False)
+    for other in ORDERS:
+        if other != (fit.order or order):
+            turned = reading(register, other, heard.words)
+            if name == "frequency" and isinstance(turned, float):
+                check = f"frequency reads {turned:g} only as {other}: the words come in another order than the map's"
+                return replace(fit, check=check, sound=False, order=fit.order or other)
+    why = shown.reason if isinstance(shown, Absent) else f"{shown}"
+    return replace(fit, check=f"{name}: {why}", sound=False)
