@@ -246,6 +246,50 @@ def test_what_extends_replaces_registers_of_the_same_quantity_and_their_vectors(
     ]
 
 
+def test_a_map_of_the_other_word_order_takes_over_everything_but_the_vectors_that_show_the_order(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path)
+    head = 'name = "child"\nextends = "a-meter"\nproducts = ["B"]\nsource = "b"\nversion = "2026-09-01"\n'
+    head += 'status = "documented"\norder = "CDAB"\n'
+    child = write(tmp_path, head, "child")
+    loaded, problems = library.check(child, tmp_path)
+    assert loaded is not None
+    m, parent = loaded.map, library.load("a-meter", tmp_path).map
+    assert (m.order, m.registers) == ("CDAB", parent.registers)
+    # One word is the same in both orders; two are not, and an energy counter without a vector is no finished map.
+    assert [v.quantity for v in m.vectors] == ["voltage_l1n", "active_power"]
+    assert [problem.message for problem in problems] == [
+        *(f"{name} may be production and has no vector" for name in ("energy_import", "energy_export")),
+        "energy_total is polled, but no vector shows how float32 CDAB is read",
+    ]
+    own = """vectors = [
+  { quantity = "energy_import", words = [0x2064, 0x47F1], value = 123456.78, origin = "synthetic" },
+  { quantity = "energy_export", words = [0xD70A, 0x3C23], value = 0.01, origin = "synthetic" },
+]
+"""
+    loaded, problems = library.check(write(tmp_path, head + own, "child"), tmp_path)
+    assert loaded is not None and [str(problem) for problem in problems] == []
+    assert library.from_texts(loaded.digest, texts_of(loaded)) == loaded.map
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"),
+    [
+        ("ABCD", ["energy_import", "energy_export", "voltage_l1n", "active_power"]),
+        ("CDAB", ["energy_export", "voltage_l1n", "active_power"]),
+        ("BADC", ["energy_export", "active_power"]),  # 0xFFFF is the same either way round
+        ("DCBA", ["energy_export", "active_power"]),
+    ],
+)
+def test_vectors_go_only_where_their_own_words_would_differ(tmp_path: Path, order: str, kept: list[str]) -> None:
+    at = '{ address = 0x004A, quantity = "energy_export", '
+    write(tmp_path, GOOD.replace(at, at + 'order = "ABCD", '))  # a register with an order of its own keeps it
+    own = 'name = "child"\nextends = "a-meter"\nproducts = ["B"]\nsource = "b"\nversion = "2026-09-01"\n'
+    child = write(tmp_path, own + f'status = "documented"\norder = "{order}"\n', "child")
+    assert [v.quantity for v in library.read(child, tmp_path).map.vectors] == kept
+
+
 def test_problems_of_an_inherited_register_are_told_with_the_file_it_stands_in(tmp_path: Path) -> None:
     parent = write(tmp_path, GOOD.replace("0x004A", "0x0048"))
     child = write(
@@ -403,6 +447,8 @@ U64 = (
          'energy_total cannot be in ""'),
         (', monotonic = false', "", "0x0156", "energy_total is a counter and does not say whether it is monotonic"),
         ('type = "s16",', 'type = "s16", monotonic = true,', "0x0020", "active_power is no counter, monotonic has no"),
+        ('type = "s16",', 'type = "s16", resettable = "by hand",', "0x0020",
+         "active_power is no counter, resettable has no meaning"),
         ('type = "s16",', 'type = "s16", step = 1,', "0x0020", "active_power is no counter, step has no meaning"),
         # numbers
         ('type = "s16",', 'type = "s16", order = "CDAB",', "0x0020", "active_power is one word, CDAB has no meaning"),
@@ -536,7 +582,7 @@ registers = [
   { address = 37,  quantity = "ct_ratio",         type = "u16" },
   { address = 38,  quantity = "reactive_power",   type = "s32", unit = "kvar", times = ["ct_ratio", "vt_ratio"] },
   # 6 sentinels, NaN, zero that is no value, range; 13 role, resolution, rollover, content
-  { address = 40,  quantity = "energy_production", type = "u32", unit = "kWh", scale = 0.1, absent = [0xFFFFFFFF], zero_is_absent = true, range = [0, 1000000], monotonic = true, step = 1, rollover = 429496729.5, contains = "ac+battery", source = "page 9", note = "stale until 00:07" },
+  { address = 40,  quantity = "energy_production", type = "u32", unit = "kWh", scale = 0.1, absent = [0xFFFFFFFF], zero_is_absent = true, range = [0, 1000000], monotonic = true, step = 1, rollover = 429496729.5, contains = "ac+battery", resettable = "a button", source = "page 9", note = "stale until 00:07" },
   # 7 the other function
   { address = 40,  quantity = "voltage_l1n",      type = "u16", unit = "V", scale = 0.1, function = "input" },
   # 8 alone
@@ -625,7 +671,7 @@ def test_a_map_can_say_everything_that_devices_do(tmp_path: Path) -> None:
     assert (production.absent, production.zero_is_absent) == ((0xFFFF_FFFF,), True)
     assert production.range == (Decimal(0), Decimal(1_000_000))
     assert (production.step, production.rollover) == (Decimal(1), Decimal("429496729.5"))
-    assert production.contains == "ac+battery"
+    assert (production.contains, production.resettable) == ("ac+battery", "a button")
     assert isinstance(value(production, "CDAB", (0xFFFE, 0xFFFF)), Absent)
     assert m.function_of(of("voltage_l1n")) == "input"  # 7
     assert (m.max_words, m.fallback_words, m.no_gap) == (64, (50, 32), ((0x7000, 0x7FFF),))  # 8

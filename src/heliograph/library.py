@@ -18,13 +18,13 @@ from decimal import Decimal
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from heliograph.core import durations, quantity
-from heliograph.core.decode import TYPES, Absent, addresses, value, width
+from heliograph.core.decode import TYPES, Absent, addresses, ordered, value, width
 from heliograph.core.errors import ConfigError
 from heliograph.core.plausible import step_wh
-from heliograph.core.registers import Identity, Match, MeterMap, Register, SunSpec, Timing, Vector
+from heliograph.core.registers import Identity, Match, MeterMap, Order, Register, SunSpec, Timing, Vector
 from heliograph.toml_lines import lines, nearest
 
 if TYPE_CHECKING:
@@ -327,7 +327,10 @@ def _not_toml(path: Path, text: str, exc: tomllib.TOMLDecodeError) -> Problem:
 
 
 def _extended(own: _Source, parent: _Source) -> _Source:
-    """Own keys win; own registers take the place of those of the same quantity, and with them go the old vectors."""
+    """Own keys win; own registers take the place of those of the same quantity, and with them go the old vectors.
+
+    So do those of inherited numbers whose words arrive in another order now: they show the parent's.
+    """
     values = {key: content for key, content in parent.values.items() if key not in OWN_KEYS and key != "extends"}
     places = {key: place for key, place in parent.places.items() if key[0] in values}
     for key, content in own.values.items():
@@ -340,10 +343,15 @@ def _extended(own: _Source, parent: _Source) -> _Source:
             _forget(places, (key,))
     places |= {key: place for key, place in own.places.items() if key[0] not in ("registers", "vectors")}
     replaced = {_quantity(row) for row in _rows(own.values, "registers")}
+    shown_otherwise = _other_words(parent.values, own.values)
     for key in ("registers", "vectors"):
         if not isinstance(values.get(key, []), list):
             continue  # not a list at all: the checker says so
-        inherited = [(i, row) for i, row in enumerate(_rows(parent.values, key)) if _quantity(row) not in replaced]
+        inherited = [
+            (i, row)
+            for i, row in enumerate(_rows(parent.values, key))
+            if _quantity(row) not in replaced and not (key == "vectors" and shown_otherwise(row))
+        ]
         added = list(enumerate(_rows(own.values, key)))
         values[key] = [row for _, row in (*inherited, *added)]
         heading = own.places.get((key,)) or places.get((key,)) or Place(own.path, 1)
@@ -354,6 +362,29 @@ def _extended(own: _Source, parent: _Source) -> _Source:
     digest = _joined(own.text, parent.digest)
     sources = (Source(own.path.stem, digest, own.text), *parent.sources)
     return _Source(own.path, own.text, digest, values, places, sources)
+
+
+def _other_words(parent: Mapping[str, Any], own: Mapping[str, Any]) -> Callable[[Any], bool]:
+    """Whether a vector of the parent has other words in a map with the own order."""
+    usual = next(f.default for f in dataclasses.fields(MeterMap) if f.name == "order")
+    before, after = (values.get("order", usual) for values in (parent, {**parent, **own}))
+    if before == after or not {before, after} <= set(get_args(Order)):
+        return lambda _: False
+    fixed = {_quantity(row) for row in _rows(parent, "registers") if isinstance(row, dict) and _keeps_its_order(row)}
+
+    def other(vector: Any) -> bool:
+        words = vector.get("words") if isinstance(vector, dict) else None
+        if _quantity(vector) in fixed or not isinstance(words, list):
+            return False
+        if not all(isinstance(word, int) and 0 <= word <= 0xFFFF for word in words):
+            return False  # the checker says so
+        return ordered(words, before) != ordered(words, after)
+
+    return other
+
+
+def _keeps_its_order(row: Mapping[str, Any]) -> bool:
+    return "order" in row or row.get("type") == "text"
 
 
 def _rows(values: Mapping[str, Any], key: str) -> list[Any]:
@@ -567,8 +598,8 @@ def _meanings(loaded: LoadedMap) -> Iterator[Problem]:
         if known.kind == "counter" and r.monotonic is None:
             yield Problem(place, f"{r.quantity} is a counter and does not say whether it is monotonic")
         if known.kind != "counter":
-            for key in ("monotonic", "step", "rollover", "contains"):
-                if getattr(r, key) is not None:
+            for key in ("monotonic", "step", "rollover", "contains", "resettable"):
+                if getattr(r, key) not in (None, ""):
                     yield Problem(place, f"{r.quantity} is no counter, {key} has no meaning")
 
 

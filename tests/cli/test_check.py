@@ -81,6 +81,12 @@ def fill(data: Path, days: tuple[int, ...]) -> None:
     store.close()
 
 
+def test_what_the_map_says_of_the_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "CONFIG", CONFIG.replace("eastron-sdm630", "kostal-plenticore"))
+    (warning,) = check(tmp_path)
+    assert warning.startswith("roof: the device serves one TCP client, and that is this gateway")
+
+
 @pytest.mark.parametrize("secret", [TOKEN, LOGIN])
 def test_an_address_that_the_platform_forgets_is_told(tmp_path: Path, secret: str) -> None:
     (warning,) = check(tmp_path, secret=secret, address=ADDRESS)

@@ -99,6 +99,19 @@ def test_show_tells_what_a_map_says(tmp_path: Path) -> None:
     assert library.load("eastron-sdm630", None).digest in result.stdout
 
 
+def test_show_tells_what_a_site_must_know_of_a_counter_and_of_a_connection(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        MINE + "single_client = true\nclose_after_poll = true\nregisters = [\n"
+        '{ address = 0x004A, quantity = "energy_export", type = "float32", unit = "kWh", monotonic = true,'
+        ' contains = "ac+battery", resettable = "by its app" },\n]\n'
+    )
+    shown = run("show", "mine", local=tmp_path).stdout
+    assert "clients     one TCP client at a time; it is left between two rounds" in shown
+    row = next(line for line in shown.splitlines() if line.startswith("0x004A"))
+    assert "never falls; AC with what the battery gave; can be set back: by its app" in row
+    assert "clients" not in run("show", "eastron-sdm120", local=tmp_path).stdout
+
+
 def test_show_as_json_is_the_whole_map(tmp_path: Path) -> None:
     shown = json.loads(run("show", "chint-dtsu666", "--json", local=tmp_path).stdout)
     assert shown["digest"] == library.load("chint-dtsu666", None).digest

@@ -251,6 +251,22 @@ def test_the_site_decides_which_counter_is_watched() -> None:
     assert requests(plan(map, ["energy_import"], SLOW, production="energy_import")) == ["0x0x12"]
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [(None, ["0x0x2"]), ("energy_import", ["0xAx4", "0x0x2"])])
+def test_production_is_read_in_every_round_also_where_the_map_does_not_poll_it(
+    chosen: str | None, expected: list[str]
+) -> None:
+    map = a_map(
+        a_register(0, "energy_export"),
+        a_register(10, "energy_import", poll=False, times=("ct_ratio",)),
+        a_register(12, "ct_ratio", poll=False),
+        a_register(20, "energy_total", poll=False),
+        production="energy_export",
+    )
+    assert requests(plan(map, None, SLOW, production=chosen)) == expected
+    by_the_map = replace(map, production="energy_total")
+    assert requests(plan(by_the_map, None, SLOW)) == ["0x0x2!", "0x14x2!"]
+
+
 @pytest.mark.parametrize(
     ("register", "is_one"),
     [

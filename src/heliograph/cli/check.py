@@ -11,7 +11,7 @@ from heliograph.app import App, drec_warning
 from heliograph.cli.options import app_of, config_option, json_option, print_json
 from heliograph.core.ceiling import LOOKED_AT, TOO_MANY, Plant, ceiling_wh
 from heliograph.core.errors import StoreError
-from heliograph.core.site import Meter
+from heliograph.core.site import Meter, cautions
 
 
 @click.command("check", help="Check the configuration, the maps and the secrets; start nothing.")
@@ -67,7 +67,13 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
 
 
 def _warnings(app: App) -> list[str]:
-    """What is no error, but will be in the way of D-REC. The platform's own figures are known only while it runs."""
+    """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
+    of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
+    return of_maps + _of_drec(app)
+
+
+def _of_drec(app: App) -> list[str]:
+    """The platform's own figures are known only while the gateway runs."""
     if (drec := app.config.settings.uplink.drec) is None:
         return []
     found = [f"uplink.drec: {words}" if (words := drec_warning(drec)) else ""]

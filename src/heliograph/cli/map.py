@@ -131,6 +131,13 @@ def _heading(m: MeterMap) -> Iterable[tuple[str, str]]:
     )
     yield "identity", f"serial in {m.identity.serial or 'no register'}" + (f"; {codes}" if codes else "")
     yield "production", f"{m.production} is suggested; the site decides" if m.production else "the site decides"
+    if m.single_client:
+        yield "clients", "one TCP client at a time" + ("; it is left between two rounds" if m.close_after_poll else "")
+    elif m.close_after_poll:
+        yield "clients", "the TCP connection is left between two rounds"
+
+
+CONTAINS = {"ac": "AC", "dc": "DC", "ac+battery": "AC with what the battery gave"}
 
 
 def _where(r: Register) -> str:
@@ -151,6 +158,10 @@ def _remarks(m: MeterMap, r: Register) -> Iterable[str]:
         yield f"times {' × '.join(factors)}"
     if r.monotonic is not None:
         yield "never falls" if r.monotonic else "may fall"
+    if r.contains is not None:
+        yield CONTAINS[r.contains]
+    if r.resettable:
+        yield f"can be set back: {r.resettable}"
     if r.note:
         yield r.note
     if r.source:

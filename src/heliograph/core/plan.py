@@ -177,7 +177,8 @@ def plan(
     Registers that `times` asks for come along. The block of the production counter also carries a witness, a
     number with a narrow plausible range such as the frequency, where that costs less than a request of its own.
     """
-    wanted = _wanted(map, quantities, frozenset(refused))
+    production = production or map.production
+    wanted = _wanted(map, quantities, frozenset(refused), production)
     factors = {name for register in wanted for name in register.times}
     limit = min(map.max_words, max_words or map.max_words)
     blocks: list[Block] = []
@@ -192,7 +193,7 @@ def plan(
             if atoms[0].alone:
                 requests += [[atom] for atom in atoms]
             else:
-                requests += _with_witness(map, function, atoms, space, cost, production or map.production)
+                requests += _with_witness(map, function, atoms, space, cost, production)
         blocks += _told_apart(
             [_block(function, request) for request in requests], space, (function, LENGTHENED) in refused
         )
@@ -200,15 +201,21 @@ def plan(
 
 
 def _wanted(
-    map: MeterMap, quantities: Collection[str] | None, refused: frozenset[tuple[Function, int]]
+    map: MeterMap,
+    quantities: Collection[str] | None,
+    refused: frozenset[tuple[Function, int]],
+    production: str | None,
 ) -> list[Register]:
-    """The first register of each quantity, and of those that multiply them; SunSpec offsets have no address yet."""
+    """The first register of each quantity, and of those that multiply them; SunSpec offsets have no address yet.
+
+    Production is asked for in every round, also where the map leaves that counter to be read on demand.
+    """
     at_hand: dict[str, Register] = {}
     for register in map.registers:
         if register.model is None:
             at_hand.setdefault(register.quantity, register)
     if quantities is None:
-        names = [name for name, register in at_hand.items() if register.poll and not _still(register)]
+        names = [name for name, r in at_hand.items() if name == production or (r.poll and not _still(r))]
     else:
         names = list(dict.fromkeys(quantities))
         for name in names:

@@ -78,8 +78,12 @@ class Register:
     """Counters: the value in `unit` after which it starts again at zero, where that is documented."""
     contains: Contains | None = None
     """Counters: AC, DC, or AC with battery discharge."""
+    resettable: str = ""
+    """Counters: how somebody can set it back on purpose, though it never falls by itself; `heliograph check` tells
+    the site that chose it as production."""
     poll: bool = True
-    """Whether it is read in every round; others are read on demand (`heliograph read --all`)."""
+    """Whether it is read in every round; others are read on demand (`heliograph read --all`). The counter that is
+    production on a site is read in every round whatever stands here."""
     alone: bool = False
     """Must be read in a request of its own."""
     model: int | None = None
@@ -228,9 +232,9 @@ class MeterMap:
     night: Night = "answers"
     """What the device does between sunset and sunrise."""
     single_client: bool = False
-    """Only one TCP client at a time is served."""
+    """Only one TCP client at a time is served: the gateway keeps all others out, and `heliograph check` says so."""
     close_after_poll: bool = False
-    """Leave the connection to others between two rounds."""
+    """Leave the TCP connection to others between two rounds; after_connect is kept in each of them."""
     timing: Timing = Timing()
     """How fast it may be asked."""
     identity: Identity = Identity()

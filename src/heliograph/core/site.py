@@ -47,6 +47,27 @@ class Meter:
         return 3 * max(self.every, self.store_every)
 
 
+def cautions(meter: Meter) -> tuple[str, ...]:
+    """What the map knows and the site should: no error, but nobody must be surprised by it later."""
+    found: list[str] = []
+    register = meter.map.register(meter.production)
+    if register is not None and register.resettable:
+        found.append(
+            f"{meter.production} can be set back to zero: {register.resettable}. See to it that nobody does; where it"
+            f" happened, record it: heliograph swap {meter.id}"
+        )
+    if register is not None and register.contains == "ac+battery":
+        found.append(
+            f"{meter.production} includes what the battery gave, which may have come from the grid; a meter of its own"
+            " on the panels counts them alone"
+        )
+    if meter.map.single_client and not meter.map.close_after_poll:
+        found.append(
+            "the device serves one TCP client, and that is this gateway while it runs: nothing else can read it"
+        )
+    return tuple(found)
+
+
 def spread_offset(site: str, uplink: str, spread: timedelta) -> timedelta:
     """The same for one site and uplink for ever, even over a fleet: its name's hash, not chance."""
     digest = hashlib.sha256(f"{site}/{uplink}".encode()).digest()

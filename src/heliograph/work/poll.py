@@ -127,6 +127,15 @@ class PolledBus:
             self._bus.close()
             self._bus = None
 
+    def leave(self) -> None:
+        """Lets go of the TCP connection where a device on it wants that between two rounds; the next read comes back.
+
+        What the line remembers, such as answers that are still owed, stays.
+        """
+        wanted = self._line.way != "serial" and any(meter.map.close_after_poll for meter in self.order)
+        if wanted and self._bus is not None:
+            self._bus.close()
+
     def cost(self, meter: Meter) -> LineCost:
         return line_cost(self._line, meter.timing)
 
@@ -175,7 +184,10 @@ class PolledBus:
 def poll(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo, live: Live, stopping: Callable[[], bool]) -> None:
     """One round over the bus. A meter that fails is reported and tried again; it holds up no other."""
     with line.lock:
-        line.waiting += _round(line, store, clock, zone, live, stopping)
+        try:
+            line.waiting += _round(line, store, clock, zone, live, stopping)
+        finally:
+            line.leave()
         most = max(MOST_WAITING, MOST_OF_A_METER * len(line.order))
         left = thinned(line.waiting, zone, most, SPARSE if store.reserve.short else None)
         if len(left) < len(line.waiting):
@@ -327,6 +339,7 @@ def _round(
             reading = read_meter(line, one, clock, live)
         except BusUnreachable as error:
             # The line itself is down: no meter on it can be asked, and none of them is to blame.
+            error = one_client(error, one.meter)
             if live.errors.get(id) != error.message:
                 log.warning("bus_unreachable", bus=line.bus_id, error=error.message, hint=error.hint)
             live.errors.update({meter.id: error.message for meter in line.order})
@@ -523,6 +536,26 @@ def _stranger(before: str | None, serial: str) -> str:
 
 def read_once(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict[str, Any]:
     """One look at a meter beside the polling: what a technician compares with the display. Nothing is stored."""
+    try:
+        return _look(line, meter, clock, everything)
+    except BusUnreachable as error:
+        raise one_client(error, meter) from error
+    finally:
+        line.leave()
+
+
+def one_client(error: BusUnreachable, meter: Meter) -> BusUnreachable:
+    """The same error; where the device serves one client, with the likeliest cause as its next step."""
+    if not meter.map.single_client:
+        return error
+    return BusUnreachable(
+        error.message,
+        hint=f"A {meter.map.name} serves one TCP client: end what else is connected (another gateway, a wallbox, a"
+        " home automation, the maker's cloud dongle), or check the address and that Modbus TCP is switched on",
+    )
+
+
+def _look(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict[str, Any]:
     one = Watched(meter, Learned(), ())
     serial = _serial(line, one, clock) if meter.map.identity.serial else None
     names = [register.quantity for register in meter.map.registers] if everything else None
