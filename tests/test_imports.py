@@ -68,7 +68,7 @@ BY_STRING = {"cli", "logs"}
 # The part of the standard library in which nothing happens: no file, network, clock, thread, chance or log.
 PURE = """
     __future__ abc base64 binascii bisect calendar collections dataclasses datetime decimal difflib enum fractions
-    functools hashlib heapq hmac itertools json math operator re statistics string struct textwrap types typing
+    functools hashlib heapq hmac itertools json math operator re statistics string struct textwrap tomllib types typing
     unicodedata zlib zoneinfo
 """
 PURE_EXCEPT = {

@@ -70,8 +70,6 @@ class App:
         return next(one for one in self.config.settings.bus if one.id == bus)
 
     def open_bus(self, bus: str) -> Bus:
-        from heliograph.bus.modbus import open_bus
-
         return open_bus(self.bus_settings(bus).url)
 
     def uplinks(self) -> list[Uplink]:
@@ -217,6 +215,13 @@ class App:
                 for meter, chosen in zip(self.meters, settings.meter, strict=True)
             },
         }
+
+
+def open_bus(url: str) -> Bus:
+    """A line by its address alone, for the verbs that need no configuration."""
+    from heliograph.bus import modbus
+
+    return modbus.open_bus(url)
 
 
 def reader(data_dir: Path) -> Store:

@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "reconcile": "Compare what was delivered with what the platforms hold.",
     "backlog": "List what no platform has confirmed yet, why, and what to do.",
     "map": "List, show and check meter maps.",
+    "record": "Take down what a device answers, as a file that can be replayed.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",
     "sandbox": "Run stand-in certificate platforms.",
     "demo": "Rehearse several days in under a minute, without hardware or network.",

@@ -18,10 +18,12 @@ from heliograph.core.durations import duration
 from heliograph.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from heliograph.core.recording import Recording
     from heliograph.core.registers import MeterMap
     from heliograph.rehearsal.faults import Faults
     from heliograph.rehearsal.line import Line
     from heliograph.rehearsal.meter import Setting, SimulatedMeter
+    from heliograph.rehearsal.replay import RecordedMeter
     from heliograph.rehearsal.server import Server
 
 HIGHEST_UNIT = 247  # Modbus over serial line 1.02, section 2.2
@@ -36,6 +38,7 @@ Each has a solar day whose export counter integrates its power. What is printed 
   heliograph simulate
   heliograph simulate --serial --baud 9600 --meters 3 --fault late=0.02 --fault noise=0.01
   heliograph simulate --map chint-dtsu666 --set ct_ratio=40 --rtu-tcp 127.0.0.1:5021
+  heliograph simulate --recording recordings/eastron-sdm630/sdm630_1.8.toml --serial
 """
 
 
@@ -43,6 +46,8 @@ Each has a solar day whose export counter integrates its power. What is printed 
 @click.option(
     "--map", "name", default="eastron-sdm630", show_default=True, help="Which meter; see: heliograph map list"
 )
+@click.option("--recording", type=click.Path(path_type=Path, dir_okay=False),
+              help="Replay what a device once answered, and nothing else (made by: heliograph record).")  # fmt: skip
 @click.option("--unit", type=click.IntRange(1, HIGHEST_UNIT), help="Unit id of the first meter.  [default: the map's]")
 @click.option("--meters", type=click.IntRange(1, HIGHEST_UNIT), default=1, show_default=True, help="How many.")
 @click.option("--tcp", multiple=True, metavar="HOST:PORT", help=f"Modbus TCP.  [default: {DEFAULT_TCP} if no other]")
@@ -75,6 +80,7 @@ Each has a solar day whose export counter integrates its power. What is printed 
 @json_option
 def command(
     name: str,
+    recording: Path | None,
     unit: int | None,
     meters: int,
     tcp: tuple[str, ...],
@@ -103,11 +109,15 @@ def command(
 ) -> int:
     from heliograph.rehearsal.line import Line, Wire
     from heliograph.rehearsal.meter import SimulatedMeter
+    from heliograph.rehearsal.replay import RecordedMeter
     from heliograph.rehearsal.server import Server
     from heliograph.rehearsal.sun import Sky
 
-    map = _map(name)
-    first = map.unit if unit is None else unit
+    recorded = _recording(recording) if recording is not None else None
+    map = _map(recorded.map if recorded is not None else name)
+    first = (recorded.unit if recorded is not None else map.unit) if unit is None else unit
+    if recorded is not None and meters != 1:
+        raise UsageError("a recording is of one device", hint="Leave out --meters")
     if first + meters - 1 > HIGHEST_UNIT:
         raise UsageError(
             f"{meters} meters from unit {first} on would end at unit {first + meters - 1}",
@@ -126,22 +136,27 @@ def command(
     def clock() -> datetime:
         return begin + timedelta(seconds=(time.monotonic() - started) * speed)
 
-    bank = {
-        number: SimulatedMeter(
-            map,
-            clock=clock,
-            unit=number,
-            rated_kw=rated_kw,
-            serial=None if serial_number is None else int(serial_number) + number - first,
-            start_export_wh=round(start_kwh * 1000),
-            started=begin,
-            sky=Sky(where, seed=seed + number, latitude=latitude),
-            seed=seed + number,
-            settings=told,
-            max_words=max_words,
-        )
-        for number in range(first, first + meters)
-    }
+    bank: dict[int, SimulatedMeter | RecordedMeter]
+    bank = (
+        {first: RecordedMeter(recorded, map, clock=clock)}
+        if recorded is not None
+        else {
+            number: SimulatedMeter(
+                map,
+                clock=clock,
+                unit=number,
+                rated_kw=rated_kw,
+                serial=None if serial_number is None else int(serial_number) + number - first,
+                start_export_wh=round(start_kwh * 1000),
+                started=begin,
+                sky=Sky(where, seed=seed + number, latitude=latitude),
+                seed=seed + number,
+                settings=told,
+                max_words=max_words,
+            )
+            for number in range(first, first + meters)
+        }
+    )
     places: list[tuple[Literal["tcp", "rtu"], str]] = [("tcp", text) for text in tcp]
     places += [("rtu", text) for text in rtu_tcp]
     if not places and serial is None:
@@ -194,7 +209,7 @@ def command(
 # -- what is printed --------------------------------------------------------------------------------------------
 
 
-def _snippet(map: MeterMap, bank: dict[int, SimulatedMeter], endpoints: Sequence[Server | Line]) -> str:
+def _snippet(map: MeterMap, bank: dict[int, SimulatedMeter | RecordedMeter], endpoints: Sequence[Server | Line]) -> str:
     units = ", ".join(str(unit) for unit in bank) if len(bank) < 4 else f"{min(bank)} to {max(bank)}"
     tables = []
     for number, endpoint in enumerate(endpoints, 1):
@@ -226,7 +241,11 @@ def _snippet(map: MeterMap, bank: dict[int, SimulatedMeter], endpoints: Sequence
 
 
 def _facts(
-    map: MeterMap, bank: dict[int, SimulatedMeter], endpoints: Sequence[Server | Line], speed: float, faults: Faults
+    map: MeterMap,
+    bank: dict[int, SimulatedMeter | RecordedMeter],
+    endpoints: Sequence[Server | Line],
+    speed: float,
+    faults: Faults,
 ) -> dict[str, Any]:
     from heliograph.rehearsal.line import Line
 
@@ -264,6 +283,17 @@ def _map(name: str) -> MeterMap:
     except ConfigError as exc:
         raise UsageError(exc.message, hint=exc.hint) from exc
     return library.load(name).map
+
+
+def _recording(path: Path) -> Recording:
+    from heliograph.core.recording import parse
+
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{path} cannot be read: {exc}", hint="A recording is made by: heliograph record") from exc
+    except ConfigError as exc:
+        raise UsageError(f"{path} {exc.message}", hint=exc.hint) from exc
 
 
 def _address(text: str) -> tuple[str, int]:
