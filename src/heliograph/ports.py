@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -71,6 +71,10 @@ class BusCounters:
     """Requests that came back unchanged: an adapter hears itself, or A and B of two lines touch."""
     frames: deque[Frame] = field(default_factory=lambda: deque(maxlen=FRAMES))
     """What was last said, the newest last."""
+
+    def counts(self) -> dict[str, int]:
+        """By name, without the frames."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "frames"}
 
 
 class Bus(Protocol):

@@ -187,7 +187,7 @@ def health(
         len(waiting),
         len(held) - len(waiting),
         proof,
-        {name: asdict(counters) for name, counters in (live.buses if live else {}).items()},
+        {name: counters.counts() for name, counters in (live.buses if live else {}).items()},
         storage,
         (
             *([storage] if storage else []),
