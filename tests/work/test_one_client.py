@@ -118,7 +118,9 @@ def test_what_the_map_knows_and_the_site_should_is_told(tmp_path: Path) -> None:
         registers = tuple(replace(r, **keys) if r == counter else r for r in plain.map.registers)
         return cautions(replace(plain, map=replace(plain.map, registers=registers)))
 
-    assert told() == told(contains="dc") == ()
+    assert told() == told(contains="ac") == ()
+    (direct,) = told(contains="dc")
+    assert "as direct current, before the losses" in direct
     (reset,) = told(resettable="from its app")
     assert "can be set back to zero: from its app" in reset and "heliograph swap roof" in reset
     (battery,) = told(contains="ac+battery")
