@@ -91,6 +91,10 @@ class Bus(Protocol):
         """
         ...
 
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        """What is said on the line while we are silent for so long. Raises BusUnreachable."""
+        ...
+
     def close(self) -> None: ...
 
 

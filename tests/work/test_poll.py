@@ -10,7 +10,7 @@ import pytest
 from heliograph.core.errors import BusRefused, BusTimeout, BusUnreachable
 from heliograph.core.registers import Function, Timing
 from heliograph.core.site import Meter
-from heliograph.ports import BusCounters
+from heliograph.ports import BusCounters, Frame
 from heliograph.rehearsal.meter import Refusal, SimulatedMeter
 from heliograph.rehearsal.sun import Sky
 from heliograph.store import Store
@@ -53,6 +53,10 @@ class VirtualBus:
             return found
         finally:
             self.spent[unit] = self.spent.get(unit, 0.0) + self.clock.since_boot() - began
+
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        self.clock.leap(seconds=seconds)
+        return ()
 
     def close(self) -> None:
         """Nothing to let go of."""

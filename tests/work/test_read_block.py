@@ -13,7 +13,7 @@ from heliograph.core.errors import BusTimeout
 from heliograph.core.plan import Block
 from heliograph.core.plausible import Known
 from heliograph.core.registers import Function, MeterMap, Register, Timing
-from heliograph.ports import BusCounters
+from heliograph.ports import BusCounters, Frame
 from heliograph.work.read_block import BlockRead, read_block, remembered
 
 QUANTITIES = {"active_power": "W", "frequency": "Hz", "energy_import": "kWh", "energy_export": "kWh"}
@@ -60,6 +60,10 @@ class ListedBus:
             raise content
         words = struct.unpack(f">{2 * len(content)}H", struct.pack(f">{len(content)}f", *content))
         return words[address : address + count]
+
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        self.time += seconds
+        return ()
 
     def close(self) -> None: ...
 

@@ -36,7 +36,7 @@ from heliograph.bus.wire import Wire, real_wire
 from heliograph.core.errors import BusError, BusGarbled, BusRefused, BusTimeout, BusUnreachable
 from heliograph.core.line import Line, parse
 from heliograph.core.registers import FUNCTION_CODES, Function, Timing
-from heliograph.ports import Bus, BusCounters
+from heliograph.ports import Bus, BusCounters, Frame
 
 # All that can be asked. A write cannot be put into bytes here.
 REQUESTS: dict[int, type[ReadHoldingRegistersRequest]] = {
@@ -150,6 +150,17 @@ class ModbusBus:
                 if left <= 0 or self._wire.stopping:
                     raise
                 left -= 1
+
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        with self._lock:
+            self._wire.open()
+            heard: list[Frame] = []
+            until = self._wire.monotonic() + seconds
+            while data := self._wire.read(CHUNK, until):
+                heard.append(Frame(self._wire.monotonic(), False, data))
+                if self._wire.monotonic() >= until:
+                    break
+            return tuple(heard)
 
     def close(self) -> None:
         """Lets go of the port; the next read opens it again."""

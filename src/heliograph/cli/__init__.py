@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "check": "Check the configuration, the maps and the secrets; start nothing.",
     "plan": "Print the requests each meter is read with, and their time on the wire.",
     "read": "Show the live values of a meter.",
+    "doctor": "Find out why a line does not work, and say what to do first.",
     "status": "Show the site at a glance; exit 1 when something needs attention.",
     "days": "List closed, held and missing days.",
     "explain": "Show where a day's figure comes from.",

@@ -17,8 +17,9 @@ import tty
 from bisect import insort
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from heliograph.core.errors import UsageError
 from heliograph.rehearsal.faults import Faults, Mischief
@@ -34,6 +35,57 @@ FRAME_GAP = 3.5  # characters of silence that end a frame (Modbus over serial li
 FRAME_GAP_FAST = 0.00175  # and seconds above 19200 baud
 
 _LONGEST = 512  # bytes of one request that are kept; the longest legal one has 256
+
+Parity = Literal["N", "E", "O"]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherMaster:
+    """Somebody else who asks on the same line, without listening first."""
+
+    request: bytes
+    """A whole frame, as `frames.rtu` makes it."""
+    every: float
+    """Seconds."""
+    first: float = 0.0
+    """When it asks first."""
+
+
+def received(data: bytes, sent: Parity, expected: Parity) -> tuple[bytes, int]:
+    """What a receiver with another parity takes these characters for, and how many it marks as damaged.
+
+    Bit by bit, at the same speed, back to back: start 0, eight bits with the lowest first, parity or none, stop 1
+    (Modbus over serial line 1.02, 2.5.1). A character whose parity or stop bit is not what it should be is marked;
+    a receiver that finds 0 in place of the stop bit takes that for the next start bit, as UARTs do. What a device
+    makes of a marked character is its own affair: 2.5.1.3 asks that it is not used, so the frame is no frame.
+    """
+    if sent == expected:
+        return data, 0
+    bits: list[int] = []
+    for byte in data:
+        bits += [0, *(byte >> place & 1 for place in range(8))]
+        if sent != "N":
+            bits.append(byte.bit_count() % 2 ^ (sent == "O"))
+        bits.append(1)
+    taken, marked, at = bytearray(), 0, 0
+    bits += [1] * 12  # the line is idle
+    while at + 12 <= len(bits):
+        if bits[at]:
+            at += 1
+            continue
+        byte = sum(bit << place for place, bit in enumerate(bits[at + 1 : at + 9]))
+        at += 9
+        wrong = False
+        if expected != "N":
+            wrong = bits[at] != byte.bit_count() % 2 ^ (expected == "O")
+            at += 1
+        if bits[at]:
+            at += 1
+        else:
+            wrong = True
+        taken.append(byte)
+        marked += wrong
+    return bytes(taken), marked
 
 
 class Wire:
@@ -52,10 +104,17 @@ class Wire:
         turnaround: float = 0.010,
         strict_silence: bool = False,
         echo: bool = False,
+        parity: Parity = "N",
+        forgiving: bool = False,
+        other: OtherMaster | None = None,
         faults: Faults | None = None,
         seed: int = 0,
     ) -> None:
         """`bits` of one character, start and stop included; None takes the master's (10, or 11 with two stop bits).
+
+        `parity` of the devices. A master with another one is met with silence, for its characters are marked as
+        damaged; with `forgiving` devices that do not look at the marks, the bytes as they were taken decide.
+        `other`: somebody else who asks here too.
 
         `turnaround`: seconds from the silence that ends a request to the first character of the answer.
         `strict_silence`: a request that follows the last character by less than 3.5 characters is not heard.
@@ -67,10 +126,15 @@ class Wire:
         self.turnaround = turnaround
         self.strict_silence = strict_silence
         self.echo = echo
+        self.parity: Parity = parity
+        self.forgiving = forgiving
+        self.other = other
+        self._other_at = other.first if other is not None else float("inf")
         self.mischief = Mischief(faults, seed)
         self.character = (bits or 10) / baud
         self.gap = 0.0
         self._master_baud = baud
+        self._master_parity: Parity = parity
         self.set_master(baud, 10)
         self._out: list[tuple[float, int, int, bool]] = []  # end of the character, order, byte, whether an echo
         self._order = 0
@@ -84,9 +148,10 @@ class Wire:
     def counts(self) -> Counter[str]:
         return self.mischief.counts
 
-    def set_master(self, baud: int, bits: int) -> None:
-        """How the master's port is set; 0 baud stands for a speed we do not know."""
+    def set_master(self, baud: int, bits: int, parity: Parity | None = None) -> None:
+        """How the master's port is set; 0 baud stands for a speed we do not know. No parity: that of the devices."""
         self._master_baud = baud
+        self._master_parity = self.parity if parity is None else parity
         self.character = (self.bits or bits) / (baud or self.baud)
         self.gap = FRAME_GAP * self.character if (baud or self.baud) <= 19200 else FRAME_GAP_FAST
 
@@ -123,6 +188,8 @@ class Wire:
     def next_at(self, chunk: float = 0.0) -> float | None:
         """When something will have happened next; characters within `chunk` seconds are taken together."""
         moments = [self._request_end + self.gap] if self._request else []
+        if self.other is not None:
+            moments.append(self._other_at)
         if self._out:
             first = last = self._out[0][0]
             for due, *_ in self._out:
@@ -134,12 +201,33 @@ class Wire:
 
     def _advance(self, now: float) -> None:
         """The request is over once the line has been silent for long enough."""
+        while self.other is not None and self._other_at <= now:
+            self._other_asks(self.other)
         if self._request and self._request_end + self.gap <= now:
             frame, end, spoilt = bytes(self._request), self._request_end, self._spoilt
             self._request.clear()
             self._spoilt = ""
+            frame, marked = received(frame, self._master_parity, self.parity)
+            if marked and not self.forgiving:
+                spoilt = spoilt or "wrong parity"
             self._quiet_since = max(self._quiet_since, end)
             self._hear(frame, end + self.gap, spoilt)
+
+    def _other_asks(self, other: OtherMaster) -> None:
+        """Their question is heard by us as well, and so is its answer; what falls into ours spoils both."""
+        start = self._other_at
+        self._other_at += other.every
+        end = start + len(other.request) * self.character
+        if self._request and start < self._request_end:
+            self._spoilt = "collision"
+            self.mischief.count("collision")
+        elif self._collides(start, end):
+            self.mischief.count("collision")
+            self._say(self.mischief.random.randbytes(len(other.request)), start)
+        else:
+            self._say(other.request, start)
+            self.mischief.count("other master")
+            self._hear(other.request, end + self.gap, "")
 
     def _hear(self, frame: bytes, at: float, spoilt: str) -> None:
         parts = rtu_parts(frame)
@@ -154,6 +242,8 @@ class Wire:
             return
         start = max(at, self._busy.get(unit, at)) + self.turnaround + answer.late
         for said in answer.frames:
+            if self._master_parity != self.parity:
+                said, _ = received(said, self.parity, self._master_parity)  # noqa: PLW2901 - what the master takes it for
             end = start + len(said) * self.character
             if self._collides(start, end):
                 self.mischief.count("collision")

@@ -25,6 +25,7 @@ from heliograph.rehearsal.frames import (
 )
 
 Unknown = Literal["silent", "refuse"]
+Beyond = Literal["reset", "starve"]
 
 _STALE = 0.2  # seconds after which half an RTU request is thrown away, as a device does after 3.5 characters
 _LONGEST = 254  # unit and data unit in a TCP frame
@@ -48,18 +49,23 @@ class Server:
         faults: Faults | None = None,
         seed: int = 0,
         rate: float = 1.0,
+        clients: int | None = None,
+        beyond: Beyond = "reset",
     ) -> None:
         """Listens at once, on a free port where `port` is 0; serves from `start` on.
 
         `unknown`: what is said about a unit that is not there (`refuse`: exception 11, as TCP gateways do; RTU is
         always silent). `rate`: how many of the rehearsal's seconds pass in a real one; turnaround and lateness are
-        in the rehearsal's seconds.
+        in the rehearsal's seconds. `clients`: how many are served at a time; what becomes of others is `beyond`: their
+        connection is reset, or accepted and never served.
         """
         self.devices = devices
         self.framing = framing
         self.unknown = unknown
         self.turnaround = turnaround
         self.rate = rate
+        self.clients = clients
+        self.beyond = beyond
         self._mischief = Mischief(faults, seed)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -135,8 +141,25 @@ class Server:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
+                served = self.clients is None or len(self._open) < self.clients
                 self._open.add(connection)
-            self._spawn(self._serve, connection)
+            self._spawn(self._serve if served else self._turn_away, connection)
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        self._mischief.count("turned away")
+        try:
+            with connection:
+                if self.beyond == "starve":
+                    connection.settimeout(None)
+                    while connection.recv(512):
+                        pass
+                else:
+                    _reset(connection)
+        except OSError:  # the client went away, or we are closing
+            self._mischief.count("disconnected")
+        finally:
+            with self._lock:
+                self._open.discard(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:

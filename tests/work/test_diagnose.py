@@ -1,0 +1,240 @@
+"""Each planted fault is named, and none is named that is not there: the real bus on a simulated line."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import pytest
+
+from heliograph import library
+from heliograph.bus.modbus import open_bus
+from heliograph.core.diagnosis import Finding, Observations, diagnose
+from heliograph.core.registers import MeterMap, Order
+from heliograph.rehearsal.faults import Faults
+from heliograph.rehearsal.frames import rtu
+from heliograph.rehearsal.line import OtherMaster, Parity, Wire
+from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.work.diagnose import Experiment, Machine, Subject, observe
+from tests.bus.rehearsed import Rehearsed
+
+NOON = datetime(2026, 3, 14, 11, tzinfo=UTC)
+SEED = int(os.environ.get("HELIOGRAPH_SEED", "20261126"))
+RUNS = int(os.environ.get("HELIOGRAPH_DIAGNOSES", "12"))
+"""Seeds of each fault; 200 or more by hand."""
+HEALTHY = int(os.environ.get("HELIOGRAPH_HEALTHY", "200"))
+
+MAPS = (
+    "eastron-sdm630", "eastron-sdm120", "eastron-sdm230", "eastron-sdm72dm-v2", "chint-dtsu666", "schneider-iem3155",
+    "abb-b23-b24", "carlo-gavazzi-em340", "growatt-mic-mid-max-tlx", "sofar-g3", "solis-string",
+)  # fmt: skip
+TWO_WORDS = ("eastron-sdm630", "eastron-sdm120", "eastron-sdm230", "eastron-sdm72dm-v2", "chint-dtsu666",
+             "schneider-iem3155")  # fmt: skip
+"""Maps whose voltages or frequency are of two words: elsewhere the order of words cannot be seen in them."""
+OTHERS: dict[str, tuple[str, ...]] = {
+    "eastron-sdm630": ("chint-dtsu666", "eastron-sdm120", "schneider-iem3155", "abb-b23-b24"),
+    "eastron-sdm120": ("eastron-sdm630", "chint-dtsu666", "abb-b23-b24"),
+    "chint-dtsu666": ("eastron-sdm630", "schneider-iem3155", "eastron-sdm120"),
+    "schneider-iem3155": ("eastron-sdm630", "chint-dtsu666"),
+    "abb-b23-b24": ("eastron-sdm630", "chint-dtsu666"),
+}
+"""Device, and maps that somebody takes for its."""
+
+
+PLUGGED = Machine(there=lambda _: True, may=lambda _: True)
+"""A port that is only simulated is not in /dev."""
+
+
+def map_of(name: str) -> MeterMap:
+    return library.load(name, local=None).map
+
+
+def faults(kind: str, share: float) -> Faults:
+    return replace(Faults(), **{kind: share})  # type: ignore[arg-type]  # the names are those of probabilities
+
+
+@dataclass
+class Case:
+    """A line with one device, and what the site believes about it; healthy until a fault is planted."""
+
+    dice: random.Random
+    believed: MeterMap
+    real: MeterMap
+    unit: int
+    baud: int
+    parity: Parity
+    turnaround: float
+    faults: Faults = field(default_factory=Faults)
+    believed_unit: int = 0
+    believed_baud: int = 0
+    believed_parity: Parity = "N"
+    order: Order | None = None
+    echo: bool = False
+    dead: bool = False
+    forgiving: bool = False
+    other: OtherMaster | None = None
+
+    @classmethod
+    def healthy(cls, dice: random.Random) -> Case:
+        map = map_of(dice.choice(MAPS))
+        noise = dice.choice([0.0, 0.0, dice.uniform(0, 0.0095)])
+        kind = dice.choice(["crc", "noise", "truncated", "silence"])
+        unit, baud = dice.choice([1, 1, 2, 7, 33, 101, 247]), dice.choice([2400, 9600, 9600, 19200, 38400, 115200])
+        parity: Parity = dice.choice(["N", "N", "E"])
+        thinks = dice.uniform(0.002, 0.1)
+        return cls(dice, map, map, unit, baud, parity, thinks, faults(kind, noise), unit, baud, parity)
+
+    @property
+    def url(self) -> str:
+        return f"serial:///dev/ttyS9?baudrate={self.believed_baud}&parity={self.believed_parity}&stopbits=1"
+
+    def wire(self) -> Wire:
+        real = self.real if self.order is None else replace(self.real, order=self.order)
+        device = SimulatedMeter(
+            real,
+            clock=lambda: NOON,
+            unit=self.unit,
+            start_export_wh=self.dice.randrange(1000, 90_000_000),
+            start_import_wh=self.dice.randrange(1000, 9_000_000),
+            seed=self.dice.randrange(1 << 30),
+        )
+        return Wire(
+            {} if self.dead else {self.unit: device},
+            baud=self.baud,
+            parity=self.parity,
+            turnaround=self.turnaround,
+            echo=self.echo,
+            forgiving=self.forgiving,
+            other=self.other,
+            faults=self.faults,
+            seed=self.dice.randrange(1 << 30),
+        )
+
+    def subject(self) -> Subject:
+        return Subject(
+            self.url,
+            self.believed_unit,
+            self.believed.timing,
+            self.believed,
+            50.0,
+            self.believed.production or "energy_export",
+        )
+
+    def observe(self, skip: Iterable[Experiment] = ()) -> Observations:
+        line = Rehearsed(self.wire())
+        return observe(self.subject(), lambda url: open_bus(url, wire=line), machine=PLUGGED, skip=skip)
+
+    def findings(self, skip: Iterable[Experiment] = ()) -> tuple[Finding, ...]:
+        return diagnose(self.observe(skip))
+
+
+# Each plants one fault in a healthy case --------------------------------------------------------------------------
+
+
+def wrong_baud(case: Case) -> None:
+    case.believed_baud = case.dice.choice([baud for baud in (2400, 9600, 19200, 38400) if baud != case.baud])
+
+
+def wrong_parity(case: Case) -> None:
+    pairs: list[tuple[Parity, Parity]] = [("N", "E"), ("E", "N"), ("O", "E"), ("O", "N"), ("E", "O")]
+    case.parity, case.believed_parity = case.dice.choice(pairs)
+    case.forgiving = {case.parity, case.believed_parity} != {"E", "O"} and case.dice.random() < 0.5
+
+
+def silence(case: Case) -> None:
+    case.dead = True
+
+
+def echo(case: Case) -> None:
+    case.echo = True
+
+
+def wrong_unit(case: Case) -> None:
+    case.believed_unit = case.dice.choice([unit for unit in (1, 2, 3, 16, 200) if unit != case.unit])
+
+
+def wrong_map(case: Case) -> None:
+    name = case.dice.choice(list(OTHERS))
+    case.real, case.believed = map_of(name), map_of(case.dice.choice(OTHERS[name]))
+
+
+def wrong_order(case: Case) -> None:
+    case.real = case.believed = map_of(case.dice.choice(TWO_WORDS))
+    case.order = case.dice.choice([order for order in ("CDAB", "BADC", "DCBA") if order != case.real.order])
+
+
+def slow(case: Case) -> None:
+    timeout = case.believed.timing.timeout
+    case.turnaround = timeout * case.dice.uniform(1.1, 2.5)
+
+
+def another_master(case: Case) -> None:
+    ask = bytes((4, 0, case.dice.randrange(200), 0, case.dice.randrange(2, 40)))
+    every = case.dice.uniform(0.7, 2.5)
+    case.other = OtherMaster(rtu(case.dice.choice([case.unit, 5, 77]), ask), every, 1000 + case.dice.uniform(0, every))
+
+
+def noise(case: Case) -> None:
+    case.faults = faults(case.dice.choice(["crc", "noise", "truncated"]), case.dice.uniform(0.15, 0.4))
+
+
+PLANTED: dict[str, Callable[[Case], None]] = {
+    "ok": lambda _: None,
+    "baud": wrong_baud,
+    "parity": wrong_parity,
+    "silence": silence,
+    "echo": echo,
+    "wrong-unit": wrong_unit,
+    "wrong-map": wrong_map,
+    "wrong-order": wrong_order,
+    "slow": slow,
+    "another-master": another_master,
+    "noise": noise,
+}
+
+
+def case_of(fault: str, number: int) -> Case:
+    case = Case.healthy(random.Random(f"{SEED}/{fault}/{number}"))
+    PLANTED[fault](case)
+    return case
+
+
+def named(fault: str, runs: int, skip: Iterable[Experiment] = ()) -> Counter[str]:
+    return Counter(case_of(fault, number).findings(skip)[0].code for number in range(runs))
+
+
+@pytest.mark.parametrize("fault", [fault for fault in PLANTED if fault != "ok"])
+def test_a_planted_fault_is_named_and_no_other(fault: str) -> None:
+    print(f"HELIOGRAPH_SEED={SEED}")
+    assert named(fault, RUNS) == {fault: RUNS}
+
+
+def test_a_healthy_line_is_called_healthy() -> None:
+    print(f"HELIOGRAPH_SEED={SEED}")
+    assert named("ok", HEALTHY) == {"ok": HEALTHY}
+
+
+@pytest.mark.parametrize(
+    ("fault", "experiment"),
+    [
+        ("baud", "settings"),
+        ("parity", "settings"),
+        ("echo", "knock"),
+        ("wrong-unit", "units"),
+        ("wrong-map", "identity"),
+        ("wrong-order", "content"),
+        ("noise", "series"),
+        ("another-master", "listen"),
+    ],
+)
+def test_the_matrix_notices_when_an_experiment_is_left_out(fault: str, experiment: Experiment) -> None:
+    skip: set[Experiment] = {experiment}
+    if experiment == "identity":
+        skip.add("content")  # refusals tell a wrong map as well
+    if experiment == "listen":
+        skip |= {"listen again", "series", "content"}
+    assert named(fault, 6, skip) != {fault: 6}
