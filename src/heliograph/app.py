@@ -24,6 +24,7 @@ from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Uplink
 from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
+from heliograph.work.change import confirm, introduce
 from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ class App:
             for source in loaded.sources:
                 store.readings.know_map(source.digest, source.name, source.text)
             store.readings.know_meter(meter.id, meter.production)
+            if (change := introduce(meter, store, library.from_texts)) is not None:
+                log.error("counter_changed", meter=meter.id, what=change.words, hint=confirm(meter.id))
             for report in meter.reports:
                 store.outbox.queue(meter.id, report, now)
         store.days.carry_over(now)

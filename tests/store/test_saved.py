@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from heliograph.core.delivery import Parcel, Verdict
+from heliograph.core.meaning import meaning_of
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.store import Store
 from heliograph.store.connection import FILE
@@ -21,7 +22,7 @@ from heliograph.work.close_days import close_days
 from tests.fakes import RULES, START, FakeClock, a_meter
 
 SAVED = Path(__file__).parent / "saved"
-NEWEST = "v5"
+NEWEST = "v6"
 
 
 def make(folder: Path) -> None:
@@ -32,6 +33,9 @@ def make(folder: Path) -> None:
     store.readings.know_map("digest", meter.map.name, "the map's text")
     store.readings.know_meter("roof", "energy_export")
     store.readings.remember_serial("roof", "23451234")
+    meaning = meaning_of(meter.map, "energy_export", {})
+    assert meaning is not None
+    store.readings.remember_meaning("roof", "energy_export", meaning.as_json())
     for hours, wh, doubt in ((8, 41_230_000, ""), (12, 7, "fell"), (23.99, 41_271_237, ""), (47.99, 41_300_000, "")):
         moment = Moment(START + timedelta(hours=hours), "boot-1", hours * 3600, True)
         source = Source(1, "input", 0x4A, 2, "digest")
@@ -60,6 +64,8 @@ def test_a_saved_database_opens_twice_and_says_the_same(tmp_path: Path, version:
         assert [reading.index_wh for reading in readings] == [41_300_000, 41_271_237, 7, 41_230_000]
         assert readings[0].values == {"frequency": 50.02} and readings[0].words == (0x471D, 0x12DA)
         assert store.journal.learned("device/roof/eastron-sdm630") == {"max_words": 60}
+        counter, meaning = store.readings.meaning("roof") or ("", None)
+        assert counter == "energy_export" and (meaning is not None) == (int(version[1:]) >= 6)
         assert store._connection.one("PRAGMA integrity_check") == {"integrity_check": "ok"}
         store.close()
 

@@ -174,11 +174,16 @@ def test_days_closed_before_an_uplink_was_added_are_queued_when_it_is(store: Sto
     assert store.outbox.counts() == {"redex": {"due": 3}, "drec": {"due": 3}}
 
 
-def test_another_zone_or_counter_is_refused_under_closed_days(store: Store) -> None:
+def test_another_zone_is_refused_under_closed_days(store: Store) -> None:
     with pytest.raises(ConfigError, match="timezone"):
         store.readings.begin("site", "Europe/Berlin", "boot-2", START)
-    with pytest.raises(ConfigError, match="energy_import"):
-        store.readings.know_meter("roof", "energy_import")
+
+
+def test_a_meter_keeps_the_counter_that_is_booked_until_it_is_told_of_another(store: Store) -> None:
+    store.readings.know_meter("roof", "energy_import")
+    assert store.readings.meaning("roof") == ("energy_export", None)
+    store.readings.remember_meaning("roof", "energy_import", {"quantity": "energy_import"})
+    assert store.readings.meaning("roof") == ("energy_import", {"quantity": "energy_import"})
 
 
 def test_thinning_keeps_an_hourly_sample_every_doubt_and_the_readings_of_borders(store: Store) -> None:

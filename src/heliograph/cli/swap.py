@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 @click.command(
     "swap",
-    help="Record that another counter took over: a new meter, a reset, a rollover. With --corrects N: record what "
-    "seam N should have said; the first open day takes the difference.",
+    help="Record that another counter took over: a new meter, a reset, a rollover. With --map-changed: confirm that "
+    "the counter is rightly read in the way that its map and the configuration say now; the running total goes on from "
+    "there. With --corrects N: record what seam N should have said; the first open day takes the difference.",
 )
 @click.argument("meter")
-@click.option("--old-index", required=True, help="What the old counter showed last, in kWh.")
-@click.option("--new-index", required=True, help="What the new counter showed at that moment, in kWh.")
+@click.option("--old-index", default=None, help="What the old counter showed last, in kWh.")
+@click.option("--new-index", default=None, help="What the new counter showed at that moment, in kWh.")
 @click.option("--new-serial", default=None, help="Serial number of the new meter.")
+@click.option("--map-changed", is_flag=True, help="The same counter, read in another way; status says which.")
 @click.option("--corrects", type=int, default=None, help="Number of the seam that was recorded with a wrong index.")
 @click.option("--kind", type=click.Choice(["swap", "reset", "rollover"]), default="swap", show_default=True)
 @click.option(
@@ -36,9 +38,10 @@ if TYPE_CHECKING:
 @json_option
 def command(
     meter: str,
-    old_index: str,
-    new_index: str,
+    old_index: str | None,
+    new_index: str | None,
     new_serial: str | None,
+    map_changed: bool,
     corrects: int | None,
     kind: str,
     at: str | None,
@@ -49,6 +52,18 @@ def command(
 ) -> int:
     app = app_of(config)
     name = a_meter(app, meter)
+    if map_changed:
+        if {at, old_index, new_index, new_serial, corrects} != {None} or kind != "swap":
+            raise UsageError(
+                "with --map-changed moment and counters are taken from what was read",
+                hint="Give --note only. For another meter leave --map-changed away: that confirms its map as well.",
+            )
+        return _confirm(app, name, note, yes=yes, as_json=as_json)
+    if old_index is None or new_index is None:
+        raise UsageError(
+            "what did both counters show?",
+            hint="Give --old-index and --new-index in kWh; --map-changed where only map or settings changed.",
+        )
     if corrects is not None:
         if at is not None or new_serial is not None or kind != "swap":
             raise UsageError(
@@ -75,6 +90,25 @@ def command(
     else:
         click.echo(
             f"{name}: {done['seam']}. Recorded as seam {done['id']}; the running total goes on. See: heliograph status"
+        )
+    return 0
+
+
+def _confirm(app: App, name: str, note: str, *, yes: bool, as_json: bool) -> int:
+    planned = carried_out(app, name, "map-changed", {"note": note, "dry": True})
+    if not yes:
+        click.echo(f"{name}: {planned['seam']}", err=True)
+        click.echo(f"  was: {planned['was']}\n  is:  {planned['is']}", err=True)
+        click.echo(f"  {planned['between']}; it settles {planned['readings']} doubtful readings.", err=True)
+        click.echo("  Days that are closed stay as they are, whatever they were read with.", err=True)
+    confirmed("Compare with the display (heliograph read). A seam stays for ever. Record it?", yes=yes)
+    done = carried_out(app, name, "map-changed", {"note": note, "dry": False})
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(
+            f"{name}: {done['seam']}; {done['between']}. Recorded as seam {done['id']}; the running total goes on."
+            " See: heliograph status"
         )
     return 0
 

@@ -82,8 +82,12 @@ def held(meter: str, entries: Sequence[Held], opening: Border | None, closing: M
 
 
 def seam(one: Seam, settled: int) -> dict[str, Any]:
-    """A seam as it is recorded, and how many doubted readings it settled."""
-    return {"meter": one.meter, "seam": {**asdict(one), "at": told(one.at)}, "settled": settled}
+    """A seam as it is recorded, and how many doubted readings it settled; `was` and `is` where the meaning changed."""
+    said = {name: value for name, value in asdict(one).items() if not name.endswith("_meaning")}
+    found = {"meter": one.meter, "seam": {**said, "at": told(one.at)}, "settled": settled}
+    if one.old_meaning is not None and one.new_meaning is not None:
+        found |= {"was": one.old_meaning.as_json(), "is": one.new_meaning.as_json()}
+    return found
 
 
 def verdict(

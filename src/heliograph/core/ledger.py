@@ -1,6 +1,7 @@
 """One continuous counter over the lives of several: a running sum that only measured energy and seams can move.
 
 A *seam* is where one counter hands over to the next: the meter was swapped, its counter was reset, or it rolled over.
+At a *change* the counter is the same, and what is read as it is another: its map or the site's settings were edited.
 Between seams the continuous counter moves as the device's does; at a seam it stands still. A *correction* is a record
 of its own that says what a seam should have said: it moves the continuous counter from the first open day on.
 """
@@ -13,8 +14,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from heliograph.core.figures import kwh
+from heliograph.core.meaning import Meaning, differences
 
-SeamKind = Literal["swap", "reset", "rollover", "correction"]
+SeamKind = Literal["swap", "reset", "rollover", "change", "correction"]
 
 # A counter that wrapped is known by how near it was on both sides; after a day without a reading a reset looks alike.
 LONGEST_ROLLOVER = timedelta(days=1)
@@ -45,6 +47,9 @@ class Seam:
     floor_wh: int = 0
     """Corrections: the continuous counter at the last closed border. It never falls below that, so that what was
     booked too much is made up for by the days that follow and no period becomes negative."""
+    old_meaning: Meaning | None = None
+    """Where map or settings changed: what the counter meant before, and what it means from here on."""
+    new_meaning: Meaning | None = None
 
     @property
     def offset_wh(self) -> int:
@@ -56,7 +61,15 @@ class Seam:
         if self.kind == "correction":
             sign = "+" if self.moves_wh > 0 else ""
             return f"{text} instead of what seam {self.corrects} says, {sign}{kwh(self.moves_wh)} kWh"
-        return text + (f", serial {self.old_serial or '?'} -> {self.new_serial}" if self.new_serial else "")
+        text += f", serial {self.old_serial or '?'} -> {self.new_serial}" if self.new_serial else ""
+        return text + (f", {self.changed}" if self.changed else "")
+
+    @property
+    def changed(self) -> str:
+        """What another meaning changed, in words; '' where the counter is read as before."""
+        if self.old_meaning is None or self.new_meaning is None:
+            return ""
+        return "; ".join(differences(self.old_meaning, self.new_meaning))
 
 
 def offset(seams: Iterable[Seam], at: datetime) -> int:
@@ -95,7 +108,7 @@ def settled(steps: Sequence[Step], seam: Seam, rated_kw: float, step_wh: int) ->
     found: list[int] = []
     at, wh = seam.at, seam.new_wh
     for step in after:
-        if wh <= step.wh <= wh + _most(at, step.at, rated_kw, step_wh):
+        if wh <= step.wh <= wh + most_wh(at, step.at, rated_kw, step_wh):
             found.append(step.reading)
             at, wh = step.at, step.wh
     if after and after[0].reading not in found:
@@ -103,7 +116,7 @@ def settled(steps: Sequence[Step], seam: Seam, rated_kw: float, step_wh: int) ->
     return tuple(found)
 
 
-def _most(since: datetime, at: datetime, rated_kw: float, step_wh: int) -> float:
+def most_wh(since: datetime, at: datetime, rated_kw: float, step_wh: int) -> float:
     """The most a counter can rise in that time, in Wh."""
     return rated_kw * 1200 * (at - since).total_seconds() / 3600 + 2 * step_wh + 1
 
@@ -112,7 +125,7 @@ def _old_cannot_be(last: Step, seam: Seam, rated_kw: float, step_wh: int) -> str
     """Why the old counter cannot have shown `old_wh` at the seam, given its last believed reading; "" when it can."""
     if seam.old_wh < last.wh:
         return f"the old counter showed {kwh(last.wh)} kWh at {last.at:%Y-%m-%d %H:%M} UTC already"
-    if seam.old_wh > last.wh + _most(last.at, seam.at, rated_kw, step_wh):
+    if seam.old_wh > last.wh + most_wh(last.at, seam.at, rated_kw, step_wh):
         return f"the old counter cannot have come from {kwh(last.wh)} to {kwh(seam.old_wh)} kWh in that time"
     return ""
 
@@ -145,7 +158,7 @@ def corrected(
     right = Seam(seam.meter, seam.at, seam.kind, old_wh, new_wh)
     if before is not None and (why := _old_cannot_be(before, right, rated_kw, step_wh)):
         return why
-    if after is not None and not new_wh <= after.wh <= new_wh + _most(seam.at, after.at, rated_kw, step_wh):
+    if after is not None and not new_wh <= after.wh <= new_wh + most_wh(seam.at, after.at, rated_kw, step_wh):
         return (
             f"the new counter cannot have come from {kwh(new_wh)} kWh to the {kwh(after.wh)} kWh "
             f"that it showed at {after.at:%Y-%m-%d %H:%M} UTC"
@@ -169,7 +182,7 @@ def rolled_over(meter: str, last: Step, new: Step, range_wh: int, rated_kw: floa
     near = end - range_wh <= 2 * step_wh and end - last.wh <= range_wh // NEAR and 0 <= new.wh <= range_wh // NEAR
     if not near or not timedelta(0) < elapsed <= LONGEST_ROLLOVER:
         return None
-    if rise > _most(last.at, new.at, rated_kw, step_wh):
+    if rise > most_wh(last.at, new.at, rated_kw, step_wh):
         return None
     at = last.at + elapsed * (end - last.wh) / rise if rise else new.at
     note = f"rollover at {kwh(range_wh)} kWh, known to the map"

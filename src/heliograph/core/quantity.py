@@ -92,14 +92,15 @@ _FAMILIES: tuple[tuple[str, str, Kind, float | None, float | None, float | None]
     (rf"power_factor(_inverted)?{_PHASE}", "1", "instant", -1.1, 1.1, 0.5),
     (rf"phase_angle{_PHASE}", "deg", "instant", -360, 360, None),
     (r"frequency(_hires)?", "Hz", "instant", 45, 65, 1),
-    (rf"energy_(import|export|total|net|production){_TARIFF}", "Wh", "counter", None, None, None),
+    # No counter holds as much as the world uses in a month: a float whose words are joined the wrong way round does.
+    (rf"energy_(import|export|total|net|production){_TARIFF}", "Wh", "counter", -1e15, 1e15, None),
     (
         r"energy_(yield|pv_export|pv_plus_battery|dc_input_total)(_today)?"
         r"|meter1?_energy_(import|export)|module\d+_dc_energy",
         "Wh",
         "counter",
-        None,
-        None,
+        -1e15,
+        1e15,
         None,
     ),
     (rf"reactive_energy_(import|export|total){_TARIFF}", "varh", "counter", None, None, None),

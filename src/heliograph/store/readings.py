@@ -70,15 +70,23 @@ class Readings:
             self._db.execute("INSERT OR IGNORE INTO map (digest, name, text) VALUES (?, ?, ?)", [digest, name, text])
 
     def know_meter(self, name: str, production: str) -> None:
-        known = self._db.one("SELECT production FROM meter WHERE name = ?", [name])
-        if known is not None and known["production"] != production:
-            raise ConfigError(
-                f"meter {name} counts {production} as production, but its store holds {known['production']}",
-                hint=f"Another counter is another history: give the meter a new id, or set production back to "
-                f"{known['production']}.",
-            )
+        """A meter that is known keeps its counter: what is booked of another one is for `remember_meaning` to say."""
         with self._db.writing():
             self._db.execute("INSERT OR IGNORE INTO meter (name, production) VALUES (?, ?)", [name, production])
+
+    def meaning(self, meter: str) -> tuple[str, dict[str, Any] | None] | None:
+        """Which counter is booked and what it means (core/meaning.py); None for what never was said of it."""
+        row = self._db.one("SELECT * FROM meter WHERE name = ?", [meter])
+        if row is None:
+            return None
+        # A store that an older version wrote last, seen by a reader, has no such column yet.
+        return row["production"], json.loads(row["meaning"]) if row.get("meaning") else None
+
+    def remember_meaning(self, meter: str, production: str, meaning: Mapping[str, Any]) -> None:
+        """From here on readings with that meaning are what is booked."""
+        with self._db.writing():
+            text = json.dumps(meaning, separators=(",", ":"))
+            self._db.execute("UPDATE meter SET production = ?, meaning = ? WHERE name = ?", [production, text, meter])
 
     def remember_serial(self, meter: str, serial: str) -> None:
         with self._db.writing():

@@ -284,6 +284,19 @@ def v5(db: Database) -> None:
         db.execute(statement)
 
 
+_MEANINGS = """
+ALTER TABLE meter ADD COLUMN meaning TEXT;      -- JSON: what the production counter meant to what is booked of it
+ALTER TABLE seam ADD COLUMN old_meaning TEXT;   -- JSON, where the map or the site's settings changed
+ALTER TABLE seam ADD COLUMN new_meaning TEXT;
+"""
+
+
+@migrations()
+def v6(db: Database) -> None:
+    for statement in _statements(_MEANINGS):
+        db.execute(statement)
+
+
 def _statements(script: str) -> list[str]:
     import sqlite3
 

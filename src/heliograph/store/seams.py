@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import cast
 
 from heliograph.core import entries
 from heliograph.core.ledger import Seam
+from heliograph.core.meaning import Meaning, from_json
 from heliograph.store.chain import Chain
 from heliograph.store.connection import Connection, micros, moment
 from heliograph.store.journal import Journal
@@ -44,16 +46,20 @@ class Seams:
                 row["corrects"],
                 row["moves_wh"] or 0,
                 row["floor_wh"] or 0,
+                _meaning(row.get("old_meaning")),
+                _meaning(row.get("new_meaning")),
             )
             for row in rows
         ]
 
     def record(self, seam: Seam, settled: Sequence[int], now: datetime) -> int:
-        """A seam for ever, and the readings whose doubt it settles."""
+        """A seam for ever, and the readings whose doubt it settles; a new meaning is what is booked from there on."""
+        meanings = seam.old_meaning, seam.new_meaning
         with self._db.writing():
             cursor = self._db.execute(
                 "INSERT INTO seam (meter, at, kind, old_wh, new_wh, old_serial, new_serial, recorded, note,"
-                " corrects, moves_wh, floor_wh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " corrects, moves_wh, floor_wh, old_meaning, new_meaning)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     self._readings.meter_id(seam.meter),
                     micros(seam.at),
@@ -67,13 +73,21 @@ class Seams:
                     seam.corrects,
                     seam.moves_wh if seam.corrects is not None else None,
                     seam.floor_wh if seam.corrects is not None else None,
+                    *(json.dumps(one.as_json()) if one is not None else None for one in meanings),
                 ),
             )
             id = cast(int, cursor.lastrowid)
             self._db.execute_many("UPDATE reading SET seam = ? WHERE id = ?", [(id, reading) for reading in settled])
             if seam.new_serial is not None:
                 self._readings.remember_serial(seam.meter, seam.new_serial)
+            if seam.new_meaning is not None:
+                new = seam.new_meaning
+                self._readings.remember_meaning(seam.meter, new.quantity, new.as_json())
             self._journal.event(now, seam.kind, seam.meter, str(seam))
             self._chain.append("seam", now, entries.seam(replace(seam, id=id), len(settled)))
         self._readings.forget(seam.meter)
         return id
+
+
+def _meaning(text: str | None) -> Meaning | None:
+    return from_json(json.loads(text)) if text else None

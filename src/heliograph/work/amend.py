@@ -10,12 +10,14 @@ from typing import Any, Literal
 from heliograph.core import daily
 from heliograph.core.daily import ESTIMATED, Border, Day
 from heliograph.core.errors import UsageError
-from heliograph.core.ledger import Seam, Step, corrected, rolled_over, settled
+from heliograph.core.figures import kwh
+from heliograph.core.ledger import Seam, Step, corrected, most_wh, offset, rolled_over, settled
 from heliograph.core.plausible import rollover_wh, step_wh
 from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
+from heliograph.work.change import TENTATIVE, marked, old_index_wh, pending
 from heliograph.work.close_days import Rules, around, estimated_wh
 from heliograph.work.decide import decide
 
@@ -32,8 +34,14 @@ class Recorded:
     """A seam and what it settled."""
 
     seam: Seam
-    readings: int
+    settled: tuple[int, ...] = ()
     """Doubtful readings it explains."""
+    note: str = ""
+    """What is not booked, and why."""
+
+    @property
+    def readings(self) -> int:
+        return len(self.settled)
 
 
 def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: bool = False) -> Recorded:
@@ -75,9 +83,18 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
             f"the old meter's serial number is known ({store.readings.serial(meter.id)}), the new one's is not named",
             hint="Add --new-serial; it stands on the meter.",
         )
+    change, readings = pending(meter, store), store.readings.since(meter.id, seam.at)
+    if change is not None:
+        # What was read in a way that nobody confirmed says nothing about a seam before it.
+        earlier = [one for one in readings if one.moment.at >= seam.at and TENTATIVE not in one.doubt]
+        if earlier:
+            readings = [one for one in readings if TENTATIVE not in one.doubt]
+        else:
+            readings = [one for one in readings if one.good or change.mark in one.doubt]
+            seam = replace(seam, old_meaning=change.old, new_meaning=change.new)
     steps = [
         Step(reading.moment.at, reading.index_wh, reading.good, reading.id)
-        for reading in store.readings.since(meter.id, seam.at)
+        for reading in readings
         if reading.index_wh is not None and reading.id is not None
     ]
     hint = "Correct the moment or the counters."
@@ -92,7 +109,65 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
     complete = replace(seam, old_serial=seam.old_serial or store.readings.serial(meter.id))
     if not dry:
         complete = replace(complete, id=store.seams.record(complete, found, now))
-    return Recorded(complete, len(found))
+    return Recorded(complete, found)
+
+
+def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry: bool = False) -> Recorded:
+    """A person confirms that the counter is rightly read in its new way: the running total goes on from there.
+
+    What was produced between the last reading in the old way and the first one in the new way is known where that one
+    still tells what the old way would have read; else it is not booked.
+    """
+    change, good = pending(meter, store), store.readings.last_good(meter.id)
+    if change is None or good is None or good.index_wh is None:
+        raise UsageError(
+            f"{meter.id} is read as what is booked of it: there is nothing to confirm", hint="heliograph status"
+        )
+    border = store.days.last_border(meter.id)
+    found = [one for one in marked(change, meter.id, store) if one.moment.trusted]
+    first = next((one for one in reversed(found) if border is None or one.moment.at > border.at), None)
+    if first is None or first.index_wh is None:
+        raise UsageError(
+            f"{meter.id}: no counter has been read in the new way yet ({change.words})",
+            hint="Wait until it is: heliograph status. If it reads no value: heliograph read " + meter.id,
+        )
+    if "serial number" in first.doubt:
+        raise UsageError(
+            f"{meter.id}: not only its map was changed, the meter was as well ({first.doubt})",
+            hint=f"Record the new meter, which confirms both: heliograph swap {meter.id} --help",
+        )
+    # A platform may know more of the old counter than was read of it: after a restore.
+    least = good.index_wh
+    if border is not None and border.at > good.moment.at:
+        least = max(least, border.index_wh - offset(store.seams.all(meter.id), border.at))
+    old = old_index_wh(change, first, meter)
+    most = most_wh(good.moment.at, first.moment.at, meter.rated_kw, _step(meter, good.index_wh))
+    between = f"from {good.moment.at:%Y-%m-%d %H:%M:%S} to {first.moment.at:%H:%M:%S} UTC"
+    if old is None:
+        said = f"what was produced {between} is not booked: the old way cannot be read any more"
+    elif not least <= old <= good.index_wh + most:
+        said = f"what was produced {between} is not booked: read the old way the counter would show {kwh(old)} kWh"
+        old = None
+    else:
+        said = f"{kwh(old - good.index_wh)} kWh {between} as the same words tell in the old way"
+    seam = Seam(
+        meter.id,
+        first.moment.at,
+        "change",
+        least if old is None else old,
+        first.index_wh,
+        note="; ".join(filter(None, (note, said))),
+    )
+    planned = record_seam(meter, seam, store, now, dry=True)
+    newest = store.readings.last(meter.id)
+    if newest is None or newest.id not in planned.settled:
+        shown = "no number" if newest is None or newest.index_wh is None else f"{kwh(newest.index_wh)} kWh"
+        raise UsageError(
+            f"{meter.id}: read in the new way the counter does not move like one: {kwh(first.index_wh)} kWh at "
+            f"{first.moment.at:%Y-%m-%d %H:%M} UTC, and now {shown}",
+            hint=f"Is the new way right ({change.words})? Compare with the display: heliograph read {meter.id}",
+        )
+    return replace(planned if dry else record_seam(meter, seam, store, now), note=said)
 
 
 def record_correction(
@@ -122,7 +197,7 @@ def record_correction(
         raise UsageError(f"{meter.id}: {found}", hint=f"Nothing was recorded. Seams of {meter.id}: {known}")
     if not dry:
         found = replace(found, id=store.seams.record(found, (), now))
-    return Recorded(found, 0)
+    return Recorded(found)
 
 
 def _beside(
@@ -264,6 +339,17 @@ def carry_out(
             "seam": str(recorded.seam),
             "id": recorded.seam.id,
             "readings": recorded.readings,
+        }
+    if what == "map-changed":
+        recorded = confirm_change(meter, wish["note"], store, now, dry=wish["dry"])
+        return {
+            "meter": meter.id,
+            "seam": str(recorded.seam),
+            "id": recorded.seam.id,
+            "readings": recorded.readings,
+            "was": str(recorded.seam.old_meaning),
+            "is": str(recorded.seam.new_meaning),
+            "between": recorded.note,
         }
     if what == "correction":
         recorded = record_correction(

@@ -21,6 +21,7 @@ from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
 from heliograph.store.opening import loss, quarantined
 from heliograph.store.outbox import RECOVERY
+from heliograph.work.change import pending, told
 from heliograph.work.close_days import Rules
 from heliograph.work.decide import old_names
 
@@ -55,6 +56,8 @@ class MeterHealth:
     """The newest swap, reset, rollover or correction."""
     proposal: str
     """While the counter is in doubt: the command that records a seam, with what was read last on both sides."""
+    changed: str = ""
+    """Why nothing is booked of a counter whose map or settings were changed, and what to do; '' when all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +264,9 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
     index = good.index_wh if good else None
     total = today = None
     seams = store.seams.all(meter.id) if known else []
+    change = pending(meter, store) if known else None
+    if change is not None and state == "ok":
+        state = "doubtful"
     if border and good and index is not None:
         moved = continuous(seams, good.moment.at, index) - border.index_wh
         total = border.total_wh + moved
@@ -281,7 +287,12 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         last.doubt if last and not last.settled else "",
         error,
         f"seam {seams[-1].id}: {seams[-1]}" if seams else "",
-        _proposal(meter.id, good, store) if state == "doubtful" else "",
+        f"heliograph swap {meter.id} --map-changed"
+        if change is not None
+        else _proposal(meter.id, good, store)
+        if state == "doubtful"
+        else "",
+        told(change, meter, store) if change is not None else "",
     )
 
 
@@ -377,12 +388,13 @@ def _alarms(
             found.append(
                 f"{meter.id} has not answered since {meter.last_at:%Y-%m-%d %H:%M} UTC. {meter.error}".rstrip()
             )
-        elif meter.state == "doubtful":
+        elif meter.state == "doubtful" and not meter.changed:
             doubt = meter.doubt if meter.doubt.endswith("?") else f"{meter.doubt}."
             found.append(
                 f"{meter.id}: {doubt} Nothing is booked until it is back, or until you record what happened, with what "
                 f"both counters showed at that moment: {meter.proposal}"
             )
+    found += [f"{meter.changed}." for meter in meters if meter.changed]
     if held:
         found.append(f"{held} day{'s are' if held > 1 else ' is'} held. Why: heliograph days")
     for uplink in uplinks:

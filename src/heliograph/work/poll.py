@@ -37,6 +37,7 @@ from heliograph.core.site import Meter
 from heliograph.ports import Bus, Clock
 from heliograph.store import Store
 from heliograph.work.amend import record_rollover
+from heliograph.work.change import pending
 from heliograph.work.count_polls import Tally, failed_as, read_as
 from heliograph.work.health import Live
 from heliograph.work.read_block import BlockRead, read_block, remembered
@@ -72,6 +73,8 @@ class Watched:
     identified: bool = False
     stranger: str = ""
     """Why the device is not the one its readings began with; '' when it is."""
+    changed: str = ""
+    """Why the counter does not mean what is booked of it, until somebody has confirmed; '' when it does."""
     failures: int = 0
     """Rounds in a row without an answer."""
     unstored: Reading | None = None
@@ -170,6 +173,7 @@ class PolledBus:
                     found.serial = store.readings.serial(meter.id)
                     if learned := store.journal.learned(_subject(meter)):
                         found.learned = Learned.from_json(learned)
+                    found.changed = _changed(meter, store)
                     found.stored, found.known = _believed(meter, store, clock)
                 except StoreFault:
                     found = Watched(meter, Learned(), (), blind=True)
@@ -238,7 +242,8 @@ def hand_over(line: PolledBus, store: Store, clock: Clock, zone: ZoneInfo) -> li
 def _roll_over(line: PolledBus, meter: Meter, store: Store, clock: Clock) -> None:
     """A counter that fell may have gone over its end, where the map knows that end; any other fall stays in doubt."""
     with line.lock:
-        if not clock.trusted() or line.watch(meter, store, clock).stranger:
+        one = line.watch(meter, store, clock)
+        if not clock.trusted() or one.stranger or one.changed:
             return
         try:
             seam = record_rollover(meter, store, clock.now())
@@ -290,6 +295,7 @@ def _spaced(waiting: Sequence[Reading], zone: ZoneInfo, apart: timedelta, *, dou
 def _catch_up(line: PolledBus, one: Watched, store: Store, clock: Clock) -> None:
     """Judges what was read before the store could be asked: by the serial number and the counter it knows."""
     meter, serial = one.meter, store.readings.serial(one.meter.id)
+    one.changed = _changed(meter, store)
     stored, known = _believed(meter, store, clock)
     if learned := store.journal.learned(_subject(meter)):
         one.learned = Learned.from_json(learned)
@@ -298,6 +304,7 @@ def _catch_up(line: PolledBus, one: Watched, store: Store, clock: Clock) -> None
     stranger = ""
     if one.serial is not None and serial is not None and one.serial != serial:
         stranger = _stranger(serial, one.serial)
+    stranger = _joined(stranger, one.changed)
     one.serial, one.untold = serial or one.serial, one.untold or serial is None
     base, register = known.get(meter.production), meter.map.register(meter.production)
     for number, reading in enumerate(line.waiting):
@@ -400,7 +407,7 @@ def read_meter(line: PolledBus, one: Watched, clock: Clock, live: Live) -> Readi
         identify(line, one, clock)
     reads = read_blocks(line, one, clock)
     reading = _reading(one, reads, clock)
-    if reading.doubt:
+    if reading.doubt != one.changed:
         one.identified = False  # a counter that leaps may be another meter's
     shown: dict[str, Value] = {}
     for read in reads:
@@ -485,7 +492,9 @@ def _reading(one: Watched, reads: Sequence[BlockRead], clock: Clock) -> Reading:
     elif believed is None:
         doubt = holder.absent.get(meter.production) or "; ".join(holder.doubts) or "no value"
     words, source = _evidence(meter, holder)
-    return Reading(meter.id, moment_at(clock, holder.at), index, values, words, source, one.stranger or doubt)
+    return Reading(
+        meter.id, moment_at(clock, holder.at), index, values, words, source, _joined(one.stranger or doubt, one.changed)
+    )
 
 
 def _evidence(meter: Meter, holder: BlockRead) -> tuple[tuple[int, ...], Source]:
@@ -601,7 +610,10 @@ def _serial(line: PolledBus, one: Watched, clock: Clock) -> str | None:
 
 
 def _believed(meter: Meter, store: Store, clock: Clock) -> tuple[Reading | None, dict[str, Known]]:
-    """The last good reading, and what the next one is held against: it, or the new counter of a later seam."""
+    """The last good reading, and what the next one is held against: it, or the new counter of a later seam.
+
+    Nothing, where the counter means something else now.
+    """
 
     def when(at: datetime, trusted: bool) -> float:
         ago = (clock.now() - at).total_seconds() if trusted and clock.trusted() else LONG_AGO
@@ -617,7 +629,16 @@ def _believed(meter: Meter, store: Store, clock: Clock) -> tuple[Reading | None,
     seams = [seam for seam in store.seams.all(meter.id) if seam.kind != "correction"]
     if seams and (last is None or seams[-1].at > last.moment.at):
         known = {meter.production: Known(seams[-1].new_wh, when(seams[-1].at, True))}
-    return last, known
+    return last, known if pending(meter, store) is None else {}
+
+
+def _changed(meter: Meter, store: Store) -> str:
+    change = pending(meter, store)
+    return change.doubt if change is not None else ""
+
+
+def _joined(*doubts: str) -> str:
+    return "; ".join(filter(None, doubts))
 
 
 def _subject(meter: Meter) -> str:
