@@ -68,7 +68,7 @@ def test_a_line_is_recorded_without_any_configuration_and_compared_with_the_disp
     server: Server, tmp_path: Path
 ) -> None:
     line = ["--bus", server.url, "--map", "eastron-sdm630", "--to", str(tmp_path)]
-    done = run("record", *line, "--display", "energy_export=41853.1", "--also", "holding:0xFC00-0xFC05")
+    done = run("record", *line, "--display", "energy_export=41.8531MWh", "--also", "holding:0xFC00-0xFC05")
     assert done.return_value == 0, done.output
     path = tmp_path / "eastron-sdm630" / "eastron-sdm630_256.toml"
     assert str(path) in done.stdout and "DIFFERS" not in done.stdout
@@ -85,7 +85,7 @@ def test_a_display_that_shows_something_else_ends_with_1_and_the_next_step(serve
     line = ["--bus", server.url, "--map", "eastron-sdm630", "--to", str(tmp_path)]
     done = run("record", *line, "--display", "energy_export=41.8531", "--display", "frequency=50.0")
     assert done.return_value == 1
-    assert re.search(r"energy_export +41\.8531 +41853\.\d+ +DIFFERS", done.stdout)
+    assert re.search(r"energy_export +41\.8531 kWh +41853\.\d+ kWh +DIFFERS", done.stdout)
     assert "energy_export is not what the display shows" in done.stderr and "heliograph probe" in done.stderr
 
 
@@ -113,7 +113,8 @@ def test_what_is_missing_is_told_with_the_next_step(words: list[str], message: s
         (["--also", "0-x"], "no range", "0x0000-0x00FF"),
         (["--also", "0-65536"], "no range", "8192"),
         (["--display", "energy_exprt=1"], "has no energy_exprt", "energy_export"),
-        (["--display", "energy_export=many"], "'many' is not a number", "kWh"),
+        (["--display", "energy_export=many"], "'many' is nothing that a display shows", "Wh, kWh, MWh"),
+        (["--display", "energy_export=5kW"], "'5kW' is nothing", "Wh, kWh, MWh"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_asked(

@@ -280,8 +280,22 @@ def test_what_the_display_shows_is_compared_to_its_last_digit() -> None:
         Compared("energy_export", "41230.7", "41230.72", True),
         Compared("energy_import", "5", "", False),
     )
-    for shown, same in (("41230.72", True), ("41230.8", True), ("41230.9", False), ("4123.07", False), ("41230", True)):
+    for shown, same in (
+        ("41230.72", True),
+        ("41230.8", True),
+        ("41230.9", False),
+        ("4123.07", False),
+        ("41230", True),
+        ("41230.7 kWh", True),
+        ("41.2307 MWh", True),
+        ("41230718 Wh", False),  # the register shows 41230720
+        ("41230.7 Wh", False),
+        ("41230.7 MWh", False),
+        ("41230.7 kvarh", False),
+        ("41230.7 miles", False),
+    ):
         assert compared(map, replace(made, display={"energy_export": shown}))[0].agrees is same, shown
+    assert compared(map, replace(made, display={"energy_export": "41.2 MWh"}))[0].decoded == "41.23072 MWh"
     # a counter that went on while somebody read its display
     assert compared(map, replace(made, origin="captured", display={"energy_export": "41229.9"}))[0].agrees
     assert not compared(map, replace(made, origin="captured", display={"energy_export": "4123.07"}))[0].agrees

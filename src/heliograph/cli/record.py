@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,14 @@ import click
 from heliograph.cli.options import a_meter, app_of, config_option, json_option, print_json, print_table
 from heliograph.core.durations import duration
 from heliograph.core.errors import UsageError
+from heliograph.core.quantity import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from heliograph.core.line import Line
     from heliograph.core.plan import LineCost
-    from heliograph.core.registers import Function, MeterMap
+    from heliograph.core.registers import Function, MeterMap, Register
     from heliograph.library import LoadedMap
     from heliograph.work.record import Range, Read
 
@@ -32,7 +33,7 @@ Only reads. The file goes to FOLDER/<map>/<model>_<firmware>.toml; serial number
 gateway, else straight from the line.
 
 \b
-  heliograph record roof --display energy_export=41230.70
+  heliograph record roof --display energy_export=41230.70kWh
   heliograph record --bus tcp://192.168.1.50:502 --unit 1 --map huawei-sun2000 --also 0x7530-0x75FF
 """
 
@@ -269,14 +270,21 @@ def _shown(told: str, map: MeterMap) -> tuple[str, str]:
     if register is None:
         hint = nearest_name(name, (r.quantity for r in map.registers), f"See: heliograph map show {map.name}")
         raise UsageError(f"--display {told}: {map.name} has no {name}", hint=hint)
-    if register.type != "text":
-        try:
-            Decimal(shown)
-        except InvalidOperation as exc:
-            raise UsageError(
-                f"--display {told}: {shown!r} is not a number", hint=f"In {register.unit or 'its unit'}, as 41230.70"
-            ) from exc
-    return name, shown
+    return name, shown if register.type == "text" else _with_unit(shown, register)
+
+
+def _with_unit(told: str, register: Register) -> str:
+    """ "41230.70kWh" as it is kept: "41230.70 kWh"; without a unit it is meant in the map's. Raises UsageError."""
+    match = re.fullmatch(r"(?P<number>-?\d+([.,]\d+)?) *(?P<unit>\D*)", told.strip())
+    unit = (match["unit"] or register.unit) if match else ""
+    kept = UNITS[register.unit][0]
+    if match is None or UNITS.get(unit, ("?", 0))[0] != kept:
+        fitting = ", ".join(one for one, (its, _) in UNITS.items() if its == kept and one)
+        raise UsageError(
+            f"{told!r} is nothing that a display shows for {register.quantity}",
+            hint=f"Write all its digits and the unit ({fitting}): {register.quantity}=41230.70{register.unit}",
+        )
+    return f"{match['number'].replace(',', '.')} {unit}".strip()
 
 
 def _asked(map: MeterMap) -> dict[str, str]:
@@ -284,17 +292,13 @@ def _asked(map: MeterMap) -> dict[str, str]:
     register = map.register(map.production or "")
     if register is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return {}
-    question = f"What does the display show for {register.quantity}, in {register.unit}? (Enter: nothing)"
-    while True:
-        told = click.prompt(question, default="", show_default=False, err=True).strip().replace(",", ".")
-        if not told:
-            return {}
+    question = f"What does the display show for {register.quantity}, all digits, in {register.unit}? (Enter: nothing)"
+    while told := click.prompt(question, default="", show_default=False, err=True).strip():
         try:
-            Decimal(told)
-        except InvalidOperation:
-            click.echo("A number, please, with all digits that it shows.", err=True)
-            continue
-        return {register.quantity: told}
+            return {register.quantity: _with_unit(told, register)}
+        except UsageError as wrong:
+            click.echo(f"{wrong.message}. {wrong.hint}", err=True)
+    return {}
 
 
 def _range(told: str, map: MeterMap) -> Range:

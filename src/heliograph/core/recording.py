@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from heliograph.core.decode import Absent, Words, addresses, ordered, value
 from heliograph.core.errors import ConfigError
+from heliograph.core.quantity import UNITS
 from heliograph.core.registers import FUNCTION_CODES, Function, MeterMap, Order, Register
 
 ORIGINS = ("captured", "transcribed from a manual", "synthetic")
@@ -74,7 +75,7 @@ class Recording:
     masked: tuple[str, ...] = ()
     """What was replaced before it was written."""
     display: Mapping[str, str] = field(default_factory=dict)
-    """What the device's display showed, in the unit of the map's register, with the digits it showed."""
+    """What the device's display showed, with the digits and the unit it showed: "41230.70 kWh"."""
     factors: Mapping[str, str] = field(default_factory=dict)
     """What no register holds and the site says, such as ct_ratio."""
     note: str = ""
@@ -160,15 +161,20 @@ def compared(map: MeterMap, recording: Recording) -> tuple[Compared, ...]:
     for quantity, shown in recording.display.items():
         decoded = [one for seen in rounds if not isinstance(one := seen.get(quantity, Absent("")), Absent)]
         numbers = [one for one in decoded if isinstance(one, Decimal)]
-        if numbers:
-            told = Decimal(shown)
-            nearest = min(numbers, key=lambda one: abs(one - told))
-            step = Decimal(1).scaleb(int(told.as_tuple().exponent))
-            near = abs(nearest - told) < step or abs(nearest - told) <= moved * abs(told)
-            found.append(Compared(quantity, shown, str(nearest), near))
-        else:
+        register = map.register(quantity)
+        if not numbers or register is None:
             text = str(decoded[0]) if decoded else ""
             found.append(Compared(quantity, shown, text, bool(text) and text == shown))
+            continue
+        number, _, unit = shown.partition(" ")
+        told = Decimal(number)
+        kept, factor = UNITS.get(unit or register.unit, ("", Decimal(1)))
+        own, worth = UNITS[register.unit]
+        nearest = min((one * worth / factor for one in numbers), key=lambda one: abs(one - told))
+        step = Decimal(1).scaleb(int(told.as_tuple().exponent))
+        apart = abs(nearest - told)
+        near = kept == own and (apart < step or apart <= moved * abs(told))
+        found.append(Compared(quantity, shown, f"{nearest.normalize():f} {unit}".strip(), near))
     return tuple(found)
 
 
@@ -305,7 +311,8 @@ def text(recording: Recording) -> str:
 
 
 def _lines(r: Recording) -> Iterator[str]:
-    yield "# The words of a device, made by: heliograph record. Replay them: heliograph simulate --recording FILE"
+    made = "What a device answered" if r.origin == "captured" else f"Words of a device, {r.origin}"
+    yield f"# {made}. Replay it: heliograph simulate --recording FILE"
     if r.masked:
         yield f"# Masked before this was written: {', '.join(r.masked)}."
     for name in ("map", "digest", "model", "firmware", "origin", "software", "line", "note"):

@@ -123,6 +123,7 @@ def record(
         function, count = match.function or map.function, TYPES[match.type].words or match.words or 1
         if not {(function, match.address + n) for n in range(count)} <= capture.answered():
             capture.ask(function, match.address, count)
+    _as_polled(capture, map, cost, learned)
     limit = min(map.max_words, learned.max_words or map.max_words)
     for function, first, last in also:
         _range(capture, function, first, last, limit)
@@ -164,6 +165,14 @@ def _registers(capture: Capture, map: MeterMap, cost: LineCost, names: Sequence[
             if any(register.quantity in left for register in smaller.registers)
         ]
     return learned
+
+
+def _as_polled(capture: Capture, map: MeterMap, cost: LineCost, learned: Learned) -> None:
+    """What a gateway asks for in every round, on this line and on a network: over other gaps than the above."""
+    for line in (cost, LineCost(0.0, 0.0, cost.turnaround, cost.pause)):
+        for block in plan(map, None, line, max_words=learned.max_words, refused=learned.refused):
+            if not {(block.function, block.address + n) for n in range(block.count)} <= capture.answered():
+                capture.ask(block.function, block.address, block.count)
 
 
 def _range(capture: Capture, function: Function, first: int, last: int, limit: int) -> None:
