@@ -16,6 +16,7 @@ from heliograph.core import quantity
 from heliograph.core.decode import Absent, addresses, reading, value, width
 from heliograph.core.errors import ConfigError
 from heliograph.core.registers import Match, Register
+from tests.test_recordings import unrecorded
 
 METERS = Path(__file__).parents[1] / "meters"
 SHIPPED = (
@@ -98,6 +99,12 @@ def write(folder: Path, text: str = GOOD, name: str = "a-meter") -> Path:
 
 def test_the_shipped_maps_are_those_that_are_promised() -> None:
     assert library.names(local=None) == SHIPPED
+
+
+def test_every_shipped_map_has_a_recording() -> None:
+    """One that finds its registers by SunSpec models is recorded by the site file that names their addresses."""
+    fixed = [name for name in SHIPPED if library.load(name, None).map.sunspec is None]
+    assert unrecorded(fixed) == [], "run: python -m tests.test_recordings NAME"
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -37,7 +37,7 @@ from heliograph.core.recording import (
 )
 from heliograph.core.registers import Function, MeterMap, Register, Timing
 from heliograph.core.site import Meter
-from heliograph.ports import BusCounters
+from heliograph.ports import BusCounters, Frame
 from heliograph.rehearsal.meter import FLOATS, Refusal, Setting, SimulatedMeter
 from heliograph.rehearsal.replay import RecordedMeter
 from heliograph.rehearsal.sun import Sky
@@ -180,6 +180,10 @@ class Replayed:
                 raise BusTimeout("it was silent then")
             raise BusRefused(f"{function} 0x{address:04X}+{count} was refused then", code=words.code)
         return words
+
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        del seconds
+        return ()
 
     def close(self) -> None:
         pass
