@@ -17,6 +17,7 @@ from heliograph.core.errors import BusError, ConfigError, UsageError
 if TYPE_CHECKING:
     from heliograph.app import App
     from heliograph.core.diagnosis import Finding, Gateway, Observations
+    from heliograph.core.registers import MeterMap
     from heliograph.core.site import Meter
     from heliograph.work.diagnose import Subject, Told
 
@@ -75,7 +76,7 @@ def command(
                 err=True,
             )
         with _progress() as told:
-            observations = observe(subject, open_bus, gateway=gateway, told=told)
+            observations = observe(subject, open_bus, gateway=gateway, maps=_maps, told=told)
         findings = diagnose(observations)
         if any(not one.advice for one in findings):
             worst = _exit_code(findings)
@@ -125,7 +126,18 @@ def _of_meter(app: App, meter: Meter) -> Subject:
         meter.rated_kw,
         meter.production,
         meter.factors,
+        _dark(app),
     )
+
+
+def _dark(app: App) -> bool:
+    """Whether the sun is surely down; False where the site's place is not known."""
+    from datetime import timedelta
+
+    from heliograph.core.daylight import dark
+
+    position, now, span = app.rules.position, app.clock.now(), timedelta(minutes=10)
+    return position is not None and dark(position, now - span, now) >= span
 
 
 def _of_url(url: str, unit: int | None, name: str | None) -> Subject:
@@ -140,6 +152,17 @@ def _of_url(url: str, unit: int | None, name: str | None) -> Subject:
     library.find(name)
     map = library.load(name).map
     return Subject(url, map.unit if unit is None else unit, map.timing, map)
+
+
+def _maps() -> list[MeterMap]:
+    """All maps that can be used; a broken one of the site's own is `check`'s affair."""
+    from heliograph import library
+
+    found = []
+    for name in library.names():
+        with contextlib.suppress(ConfigError):
+            found.append(library.load(name).map)
+    return found
 
 
 def _gateway(app: App, bus: str) -> Gateway | None:
@@ -225,6 +248,8 @@ def _details(o: Observations) -> None:
             same = [one.outcome for one in o.series if one.count == count]
             rows.append((str(count), str(len(same)), *(str(same.count(w)) for w in ("answered", "garbled", "silent"))))
         print_table(("registers", "asked", "answered", "damaged", "silent"), rows, right=("registers", "asked"))
+    for device in o.devices:
+        click.echo(device.told)
     for heard in o.heard[:8]:
         click.echo(f"heard while nobody asked: {heard[:16].hex(' ')}{' ...' if len(heard) > 16 else ''}")
     content = o.contents.get(o.map.order) if o.map is not None else None
@@ -250,6 +275,7 @@ def _facts(o: Observations, findings: Sequence[Finding]) -> dict[str, Any]:
         }
         if times
         else None,
+        "devices": [asdict(one) for one in o.devices],
         "listened_s": o.listened,
         "heard": [heard.hex() for heard in o.heard],
         "knocks": [asdict(one) for one in o.knocks],

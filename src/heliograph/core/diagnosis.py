@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from heliograph.core.line import Line, Parity
+from heliograph.core.physics import relations
 from heliograph.core.quantity import find
 from heliograph.core.registers import MeterMap, Order, Timing
 
@@ -22,7 +23,7 @@ Outcome = Literal["answered", "refused", "nobody", "silent", "garbled", "echoed"
 Code = Literal[
     "no-port", "no-permission", "in-use", "gateway", "refused", "unreachable", "another-client", "another-master",
     "echo", "no-echo", "baud", "parity", "wrong-unit", "silence", "garbage", "noise", "slow", "wrong-map",
-    "wrong-order", "latency-timer", "name-changes", "ok",
+    "wrong-order", "night", "another-name", "disagreeing", "latency-timer", "name-changes", "ok",
 ]  # fmt: skip
 
 ALIVE: frozenset[Outcome] = frozenset({"answered", "refused"})
@@ -105,10 +106,20 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The values of a device under one byte order. `refused`: requests of the map that it does not know."""
+    """The values of a device under one byte order."""
 
     values: Mapping[str, int | float | str]
     absent: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a unit says of itself: the map it names, else those that nothing speaks against."""
+
+    unit: int
+    map: str | None
+    perhaps: tuple[str, ...] = ()
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +158,10 @@ class Observations:
     foreign: tuple[bytes, ...] = ()
     """Sound requests that were heard and are not ours."""
     marks: tuple[Mark, ...] = ()
-    fits: tuple[str, ...] = ()
-    """Maps whose identity registers this device has."""
+    devices: tuple[Device, ...] = ()
+    """Who answers, at this unit or another one, where that was in question."""
+    dark: bool = False
+    """The sun is down at the site."""
     contents: Mapping[Order, Content] = field(default_factory=dict)
     blocks: int = 0
     """Requests that the map's registers take."""
@@ -326,6 +339,15 @@ def _dumb(o: Observations) -> list[Finding]:
                 _asked(o),
             )
         )
+    elif o.map is not None and o.map.night == "silent" and o.dark:
+        found.append(
+            Finding(
+                "night",
+                f"Nothing answers, and the sun is down: a {o.map.name} is silent between sunset and sunrise.",
+                "Run this again by daylight.",
+                _asked(o),
+            )
+        )
     elif o.line.way == "tcp":
         found.append(
             Finding(
@@ -385,14 +407,20 @@ def _settings(o: Observations, right: Elsewhere) -> Finding:
 
 def _unit(o: Observations, there: Sequence[Try]) -> Finding:
     units = sorted({one.unit for one in there})
-    told = f"unit {units[0]} does" if len(units) == 1 else f"units {', '.join(map(str, units))} do"
+    known = {one.unit: one for one in o.devices}
+    ours = o.map.name if o.map is not None else ""
+    right = [unit for unit in units if ours and unit in known and known[unit].map == ours] or units
+    names = {
+        unit: f"unit {unit}" + (f" ({known[unit].map})" if unit in known and known[unit].map else "") for unit in units
+    }
+    told = f"{names[units[0]]} does" if len(units) == 1 else f"{', '.join(names.values())} do"
     return Finding(
         "wrong-unit",
         f"Unit {o.unit} does not answer, but {told}.",
-        f"Put unit = {units[0]} into the [[meter]]."
-        if len(units) == 1
+        f"Put unit = {right[0]} into the [[meter]]."
+        if len(right) == 1
         else "Put the right one into the [[meter]] as unit; `heliograph scan` tells what each of them is.",
-        {"units": units},
+        {"units": units, "devices": {str(unit): known[unit].told for unit in units if unit in known}},
     )
 
 
@@ -539,10 +567,10 @@ def _slow(o: Observations) -> Iterator[Finding]:
     good = good_timeout(times)
     yield Finding(
         "slow",
-        f"The device answers after {ms(percentile(times, 0.5))} and up to {ms(times[-1])}; the time-out of"
+        f"The device takes {ms(percentile(times, 0.5))} to answer, at worst {ms(times[-1])}: the time-out of"
         f" {ms(timeout)} is too short for {late} of {len(times)} answers."
         if late
-        else f"The device answers after up to {ms(times[-1])}, which is close to the time-out of {ms(timeout)}.",
+        else f"The device takes up to {ms(times[-1])} to answer, close to the time-out of {ms(timeout)}.",
         f'Put timeout = "{shown_timeout(good)}" into the [[bus]].',
         {
             "timeout_s": timeout,
@@ -578,14 +606,17 @@ def _map(o: Observations) -> Iterator[Finding]:
         if (mark.seen is None and identity.required)
         or (mark.seen is not None and mark.seen not in mark.wanted and _bytes_turned(mark.seen) not in mark.wanted)
     ]
-    fits = [name for name in o.fits if name != o.map.name]
-    next_ = (
-        f'Put map = "{fits[0]}" into the [[meter]]: its identity registers fit.'
-        if len(fits) == 1
-        else f"Put the right map into the [[meter]]; these fit: {', '.join(fits)}."
-        if fits
-        else "Compare the label on the device with: heliograph map list"
-    )
+    device = next((one for one in o.devices if one.unit == o.unit), None)
+    fits = [name for name in (device.perhaps if device else ()) if name != o.map.name]
+    if device is not None and device.map not in (None, o.map.name):
+        next_ = f'Put map = "{device.map}" into the [[meter]]: that is what the device says it is.'
+    elif fits:
+        next_ = (
+            f"Compare the label on the device; nothing it says of itself speaks against {' or '.join(fits[:4])}:"
+            " put that into the [[meter]] as map."
+        )
+    else:
+        next_ = "Compare the label on the device with: heliograph map list"
     if wrong:
         mark = wrong[0]
         told = "has no register" if mark.seen is None else f"holds {mark.seen} in"
@@ -594,7 +625,7 @@ def _map(o: Observations) -> Iterator[Finding]:
             "wrong-map",
             f"Unit {o.unit} is no {o.map.name}: it {told} 0x{mark.address:04X}, where that has {wanted}.",
             next_,
-            {"register": mark.address, "seen": mark.seen, "wanted": list(mark.wanted), "fits": fits},
+            {"register": mark.address, "seen": mark.seen, "wanted": list(mark.wanted), **_says(device)},
         )
         return
     if o.blocks and len(o.refused) * 2 >= o.blocks:
@@ -603,7 +634,7 @@ def _map(o: Observations) -> Iterator[Finding]:
             f"Unit {o.unit} is no {o.map.name}: it refuses {len(o.refused)} of the {o.blocks} requests of that map"
             f" ({o.refused[0]}).",
             next_,
-            {"refused": list(o.refused), "requests": o.blocks, "fits": fits},
+            {"refused": list(o.refused), "requests": o.blocks, **_says(device)},
         )
         return
     asleep = o.map.order in o.contents and _asleep(o.map, o.contents[o.map.order])
@@ -614,8 +645,17 @@ def _map(o: Observations) -> Iterator[Finding]:
                 "wrong-map",
                 f"Unit {o.unit} answers, but what it says makes no sense as {o.map.name}: {reasons[0]}.",
                 next_,
-                {"impossible": list(reasons), "fits": fits},
+                {"impossible": list(reasons), **_says(device)},
             )
+
+
+def _says(device: Device | None) -> dict[str, object]:
+    return {} if device is None else {"map": device.map, "perhaps": list(device.perhaps), "told": device.told}
+
+
+def doubtful(o: Observations) -> bool:
+    """Whether it is in question what device this is, so that it is worth asking all that maps know devices by."""
+    return o.map is None or not any(mark.seen is not None for mark in o.marks) or any(_map(o))
 
 
 def _bytes_turned(seen: int | str) -> int | None:
@@ -649,34 +689,27 @@ def _order(o: Observations) -> Iterator[Finding]:
 
 LIFE_H = 8760 * 40
 """Hours in which a device has counted at most."""
-MAINS_V = (80, 800)
-"""Between a phase and neutral in a brown-out, and between two phases of a 690 V supply."""
 LEAST = 1e-20
 """A float32 that is smaller is nobody's measurement: its words are in the wrong order."""
 
 
 def _possible(o: Observations, content: Content) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What in these values fits the mains, and what no site can show."""
+    """What in these values fits the mains, and what no site can show, under any wiring."""
+    numbers = {name: one for name, one in content.values.items() if not isinstance(one, str)}
     agree: list[str] = []
-    against: list[str] = []
-    for name, value in content.values.items():
-        quantity = find(name)
-        if isinstance(value, str) or quantity is None:
-            continue
-        told = f"{name} is {value:.6g} {quantity.unit}".rstrip()
-        if name == "frequency":
-            agree.append(told)
-        elif name.startswith("voltage_l") and value:  # a phase that is not connected shows 0
-            (agree if MAINS_V[0] <= value <= MAINS_V[1] else against).append(told)
-        elif (
-            0 < abs(value) < LEAST
-            or (quantity.unit == "W" and abs(value) > 5000 * (o.rated_kw or math.inf))
-            or (quantity.unit == "Wh" and abs(value) > 1000 * LIFE_H * (o.rated_kw or math.inf))
-        ):
-            against.append(told)
-    if "frequency" in content.absent:
-        against.insert(0, content.absent["frequency"])
-    return tuple(agree), tuple(against)
+    against = [why for why in content.absent.values() if "plausible" in why or "outside" in why]
+    for relation in relations(numbers):
+        if relation.holds:
+            agree.append(relation.text)
+        elif len(relation.quantities) == 1:  # of several, the wiring or a transformer may be to blame
+            against.append(relation.text)
+    for name, number in numbers.items():
+        unit = found.unit if (found := find(name)) is not None else ""
+        most = {"W": 5000.0, "Wh": 1000.0 * LIFE_H}.get(unit, math.inf) * (o.rated_kw or math.inf)
+        if 0 < abs(number) < LEAST or abs(number) > most:
+            against.append(f"{name} is {number:.6g} {unit}".rstrip())
+    by_frequency = sorted(against, key=lambda text: "frequency" not in text)
+    return tuple(agree), tuple(by_frequency)
 
 
 def _asleep(map: MeterMap, content: Content) -> bool:
@@ -692,6 +725,7 @@ def _asleep(map: MeterMap, content: Content) -> bool:
 
 
 def _advice(o: Observations) -> Iterator[Finding]:
+    yield from _disagreeing(o)
     port = o.port
     if port is None or not port.exists:
         return
@@ -710,6 +744,32 @@ def _advice(o: Observations) -> Iterator[Finding]:
             f"{port.path} may become another adapter's name at the next start.",
             f'Put url = "{with_(o.line, at=port.by_id)}" into the [[bus]].',
             {"by_id": port.by_id, "url": with_(o.line, at=port.by_id)},
+            advice=True,
+        )
+
+
+def _disagreeing(o: Observations) -> Iterator[Finding]:
+    """The line works and the map fits, but the device's name or two of its numbers speak against it."""
+    content = o.contents.get(o.map.order) if o.map is not None else None
+    if o.map is None or content is None or any(_map(o)) or any(_order(o)):
+        return
+    device = next((one for one in o.devices if one.unit == o.unit), None)
+    if device is not None and device.map is not None and device.map != o.map.name and not o.map.identity.match:
+        yield Finding(
+            "another-name",
+            f"The values fit {o.map.name}, which knows no mark of its devices; this one says it is of {device.map}.",
+            f'Compare the label on the device; if it agrees, put map = "{device.map}" into the [[meter]].',
+            _says(device),
+            advice=True,
+        )
+    numbers = {name: one for name, one in content.values.items() if not isinstance(one, str)}
+    wrong = [one.text for one in relations(numbers) if not one.holds]
+    if wrong:
+        yield Finding(
+            "disagreeing",
+            f"The line works, but the numbers contradict each other: {wrong[0]}.",
+            "Look at the wiring of voltages and current transformers; `heliograph commission` goes through it.",
+            {"relations": wrong},
             advice=True,
         )
 

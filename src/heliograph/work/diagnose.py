@@ -19,6 +19,7 @@ from heliograph.core.diagnosis import (
     ALIVE,
     NOBODY_BEHIND,
     Content,
+    Device,
     Elsewhere,
     Gateway,
     Holder,
@@ -28,6 +29,7 @@ from heliograph.core.diagnosis import (
     Port,
     Try,
     alive,
+    doubtful,
     noisy,
     requests_in,
     usual_settings,
@@ -38,6 +40,7 @@ from heliograph.core.line import Line, parse
 from heliograph.core.plan import Block, Learned, after_refusal, line_cost, parts, plan
 from heliograph.core.registers import MeterMap, Order, Register, Timing
 from heliograph.ports import Bus, Frame
+from heliograph.work.identify import identify
 from heliograph.work.read_block import decoded
 
 REQUEST_BYTES = 8
@@ -50,11 +53,15 @@ LEAST_PATIENCE = 2.0
 MOST_PATIENCE = 15.0
 QUICK = 0.3
 """Seconds to wait where many are asked: three times the slowest answer that was ever reported of an SDM630."""
+HASTE = 0.5
+"""The part of that for unit ids that hardly anybody uses."""
 READS = 40
 MOST_READS = 240
 REFUSALS = 12
 GAP = 0.02
 """Seconds of silence between two things that are said."""
+MOST_DEVICES = 4
+"""Other units that are asked what they are; a line may have many."""
 MOST_UNITS = 247  # Modbus over serial line 1.02, section 2.2
 
 Experiment = Literal["listen", "knock", "echo", "settings", "units", "identity", "content", "series", "listen again"]
@@ -77,6 +84,8 @@ class Subject:
     rated_kw: float | None = None
     production: str | None = None
     factors: tuple[tuple[str, float], ...] = ()
+    dark: bool = False
+    """The sun is down at the site."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def budget(subject: Subject) -> tuple[float, float]:
     answers = listen + READS * 0.15 + 3
     knocks = 4 * patient
     settings = len(usual_settings(line)) * len(_units_elsewhere(subject)) * 2.5 * QUICK
-    units = MOST_UNITS * (1 if line.way == "tcp" else 2.2) * QUICK
+    units = MOST_UNITS * (1 if line.way == "tcp" else 2.2) * QUICK * 0.6
     return answers, listen + knocks + settings + units
 
 
@@ -108,11 +117,14 @@ def observe(
     *,
     machine: Machine | None = None,
     gateway: Gateway | None = None,
-    maps: Sequence[MeterMap] = (),
+    maps: Callable[[], Sequence[MeterMap]] = tuple,
     told: Told = lambda _, __: None,
     skip: Iterable[Experiment] = (),
 ) -> Observations:
-    """Makes every experiment that is needed, until the cause must be among what was seen."""
+    """Makes every experiment that is needed, until the cause must be among what was seen.
+
+    `maps`: all there are, asked for only when it is in question what device this is.
+    """
     line = parse(subject.url)
     o = Observations(
         url=subject.url,
@@ -123,6 +135,7 @@ def observe(
         rated_kw=subject.rated_kw,
         port=look(line, machine or Machine()) if line.way == "serial" else None,
         gateway=gateway,
+        dark=subject.dark,
     )
     if gateway is not None or (o.port and (not o.port.exists or not o.port.allowed or o.port.holders)):
         return o
@@ -229,7 +242,7 @@ def _target(descriptor: Path) -> str:
 class _Visit:
     subject: Subject
     connect: Connect
-    maps: Sequence[MeterMap]
+    maps: Callable[[], Sequence[MeterMap]]
     told: Told
     skip: frozenset[Experiment]
     foreign: list[bytes] = field(default_factory=list)
@@ -267,6 +280,8 @@ class _Visit:
             with closing(self.connect(with_(line))) as bus:
                 if self.does("units"):
                     o = replace(o, units=tuple(self.others(bus, line)))
+                    there = [one.unit for one in o.units if one.outcome in ALIVE]
+                    o = replace(o, devices=tuple(self.devices(bus, there[:MOST_DEVICES])))
                 strange = any(one.outcome == "garbled" for one in o.knocks)
                 if strange and o.line.way != "tcp" and self.does("listen again"):
                     o = self.listened(o, bus, LISTEN_AGAIN)
@@ -325,9 +340,10 @@ class _Visit:
             self.told("units", number / len(units))
             if found and unit not in likely:
                 return
-            tried = self.ask(bus, line, unit, block, self.quick)
+            wait = self.quick if unit in likely else self.quick * HASTE
+            tried = self.ask(bus, line, unit, block, wait)
             if tried.outcome == "garbled":
-                tried = self.ask(bus, line, unit, block, self.quick)
+                tried = self.ask(bus, line, unit, block, wait)
             found = found or tried.outcome in ALIVE
             yield tried
 
@@ -337,12 +353,26 @@ class _Visit:
             o = replace(o, marks=tuple(self.marks(bus)))
         if self.subject.map is not None and self.does("content"):
             o = self.content(o, bus, line)
+        if doubtful(o) and self.does("identity", 0.5):
+            o = replace(o, devices=tuple(self.devices(bus, [self.subject.unit])))
         if self.answered != [] and self.does("series"):
             o = replace(o, series=tuple(self.series(bus, line)))
         strange = any(one.outcome == "garbled" for one in (*o.series, *o.knocks)) or any(o.heard)
         if strange and not self.foreign and line.way != "tcp" and self.does("listen again"):
             o = self.listened(o, bus, LISTEN_AGAIN)
         return o
+
+    def devices(self, bus: Bus, units: Sequence[int]) -> Iterator[Device]:
+        """What these units say of themselves, as far as any map knows to ask."""
+        timing = replace(self.subject.timing, timeout=max(self.quick, min(self.subject.timing.timeout, 1.0)), retries=1)
+        maps = self.maps() if units else ()
+        for unit in units:
+            try:
+                seen = identify(bus, unit, maps, timing)
+            except BusUnreachable:
+                return
+            best = seen.best.map.name if seen.best is not None else None
+            yield Device(unit, best, tuple(fit.map.name for fit in seen.candidates), str(seen))
 
     def marks(self, bus: Bus) -> Iterator[Mark]:
         """The registers by which the map recognises its device."""
