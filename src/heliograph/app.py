@@ -47,6 +47,13 @@ DIALECT_KEYS = (
 )
 
 
+def open_line(url: str) -> Bus:
+    """A bus that no configuration names yet; nothing is opened before the first read."""
+    from heliograph.bus.modbus import open_bus
+
+    return open_bus(url)
+
+
 @dataclass(frozen=True)
 class App:
     """A site that has been checked and can be run, read or asked about."""
@@ -271,7 +278,14 @@ def _map(config: Config, number: int) -> library.LoadedMap:
     if meter.map not in library.names():
         hint = library.nearest_name(meter.map, library.names(), "heliograph map list shows them all.")
         raise config.error(("meter", number, "map"), f"meter {meter.id}: there is no map {meter.map}", hint)
-    return library.load(meter.map)
+    loaded = library.load(meter.map)
+    if loaded.map.sunspec is not None:
+        raise config.error(
+            ("meter", number, "map"),
+            f"meter {meter.id}: {meter.map} is a SunSpec template, and no device by itself",
+            f"Let it find this device and write a map of it: heliograph map sunspec {meter.id} --bus URL --unit N",
+        )
+    return loaded
 
 
 def _meter(config: Config, number: int, loaded: library.LoadedMap) -> Meter:

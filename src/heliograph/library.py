@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -24,7 +24,8 @@ from heliograph.core import durations, quantity
 from heliograph.core.decode import TYPES, Absent, addresses, ordered, value, width
 from heliograph.core.errors import ConfigError
 from heliograph.core.plausible import step_wh
-from heliograph.core.registers import Identity, Match, MeterMap, Order, Register, SunSpec, Timing, Vector
+from heliograph.core.registers import Identity, Maker, Match, MeterMap, Order, Register, SunSpec, Timing, Vector
+from heliograph.core.sunspec import COMMON
 from heliograph.toml_lines import lines, nearest
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def step(m: MeterMap) -> tuple[int | None, str]:
     register = m.register(m.production) if m.production else None
     if register is None:
         return None, ""
-    if register.scale_register is not None:
+    if register.scale_register is not None and register.scale_exponent is None:
         return None, "the device says"
     if register.type == "float32":
         # `step_wh` allows for two steps of a float, here it is one: between 2^-24 and 2^-23 of the value.
@@ -456,6 +457,7 @@ _CLASSES: tuple[tuple[tuple[type[Key] | str, ...], type, str], ...] = (
     (("timing",), Timing, "[timing]"),
     (("identity",), Identity, "[identity]"),
     (("sunspec",), SunSpec, "[sunspec]"),
+    (("sunspec", "makers", int), Maker, "this maker"),
     ((), MeterMap, "this map"),
 )
 
@@ -552,22 +554,26 @@ def _addresses(loaded: LoadedMap) -> Iterator[Problem]:
             yield Problem(place, f"{r.quantity} has {width(r)} words; max_words is {m.max_words}")
         elif not all(0 <= address <= 0xFFFF for address in addresses(r)):
             yield Problem(place, f"{r.quantity} does not lie within 0x0000 to 0xFFFF")
-        if r.model is None:
+        if not r.models:
             for first, last in m.no_gap:
                 if any(first <= address <= last for address in addresses(r)):
                     yield Problem(place, f"{r.quantity} lies in 0x{first:04X} to 0x{last:04X}, which no_gap forbids")
 
 
+DEVICE = -1
+"""In place of a SunSpec model: the address is the device's own."""
+
+
 def _overlaps(loaded: LoadedMap) -> Iterator[Problem]:
     m = loaded.map
-    taken: dict[tuple[str, int | None, int], int] = {}
+    taken: dict[tuple[str, int, int], int] = {}
     named: dict[str, int] = {}
     for i, r in enumerate(m.registers):
         if (other := named.setdefault(r.quantity, i)) != i:
             first = loaded.place("registers", other)
             yield Problem(loaded.place("registers", i), f"{r.quantity} is already on {first}")
-        for address in addresses(r):
-            other = taken.setdefault((m.function_of(r), r.model, address), i)
+        for model, address in product(r.models or (DEVICE,), addresses(r)):
+            other = taken.setdefault((m.function_of(r), model, address), i)
             if other != i:
                 whose = m.registers[other].quantity
                 yield Problem(
@@ -598,7 +604,7 @@ def _meanings(loaded: LoadedMap) -> Iterator[Problem]:
         if known.kind == "counter" and r.monotonic is None:
             yield Problem(place, f"{r.quantity} is a counter and does not say whether it is monotonic")
         if known.kind != "counter":
-            for key in ("monotonic", "step", "rollover", "contains", "resettable"):
+            for key in ("monotonic", "step", "rollover", "scale_exponent", "contains", "resettable"):
                 if getattr(r, key) not in (None, ""):
                     yield Problem(place, f"{r.quantity} is no counter, {key} has no meaning")
 
@@ -606,7 +612,8 @@ def _meanings(loaded: LoadedMap) -> Iterator[Problem]:
 def _numbers(loaded: LoadedMap) -> Iterator[Problem]:
     m = loaded.map
     factors = {r.quantity for r in m.registers if not r.times} | set(m.from_site)
-    exponents = {(m.function_of(r), r.model, r.address) for r in m.registers if r.type == "sunssf"}
+    powers = [r for r in m.registers if r.type == "sunssf"]
+    exponents = {(m.function_of(r), model, r.address) for r in powers for model in r.models or (DEVICE,)}
     for i, name in enumerate(m.from_site):
         if quantity.find(name) is None:
             hint = nearest_name(name, quantity.names())
@@ -629,22 +636,34 @@ def _numbers(loaded: LoadedMap) -> Iterator[Problem]:
             if name not in factors:
                 hint = nearest_name(name, factors, "Add its register, or name it in from_site.")
                 yield Problem(place, f'{r.quantity} is multiplied by "{name}", which is not in this map', hint)
-        if r.scale_register is not None and (m.function_of(r), r.model, r.scale_register) not in exponents:
+        if r.scale_register is not None and any(
+            (m.function_of(r), model, r.scale_register) not in exponents for model in r.models or (DEVICE,)
+        ):
             yield Problem(
                 place,
                 f"{r.quantity} is scaled by 0x{r.scale_register:04X}, which is no sunssf register of this map",
                 "It needs a register of type sunssf, of the same function and model.",
             )
+        if r.scale_register is None and r.scale_exponent is not None:
+            yield Problem(place, f"{r.quantity} has a scale_exponent, but no scale_register that could hold it")
 
 
 def _sunspec(loaded: LoadedMap) -> Iterator[Problem]:
     m = loaded.map
+    known = {COMMON, *m.sunspec.models, *m.sunspec.beside} if m.sunspec is not None else set()
     for i, r in enumerate(m.registers):
         place = loaded.place("registers", i)
-        if r.model is not None and (m.sunspec is None or r.model not in m.sunspec.models):
-            yield Problem(place, f"{r.quantity} is in SunSpec model {r.model}, which [sunspec] models does not list")
-        if r.repeat is not None and (r.model is None or r.repeat < 1):
+        for model in r.models:
+            if model not in known:
+                yield Problem(place, f"{r.quantity} is in SunSpec model {model}, which [sunspec] models does not list")
+        if r.repeat is not None and (not r.models or r.repeat < 1):
             yield Problem(place, f"{r.quantity}: repeat is the length of a repeated group of a SunSpec model")
+        elif r.repeat is not None and "1" not in r.quantity:
+            yield Problem(
+                place, f"{r.quantity} is repeated and has no 1 in its name that could become the group's number"
+            )
+    if m.sunspec is not None and not m.sunspec.models:
+        yield Problem(loaded.place("sunspec"), "[sunspec] names no models, so no device can be found by it")
 
 
 def _production(loaded: LoadedMap) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from heliograph import library
+from heliograph.cli import map_sunspec
 from heliograph.cli.options import json_option, print_json, print_table
 from heliograph.core.decode import addresses
 from heliograph.core.errors import ConfigError
@@ -29,6 +30,8 @@ from heliograph.core.registers import MeterMap, Register
 def command(context: click.Context, local: Path) -> None:
     context.obj = local
 
+
+command.add_command(map_sunspec.command)
 
 COLUMNS = ("map", "maker", "model", "phases", "production", "step", "status")
 """Of `map list`, and of the table in meters/README.md, which is made from the shipped maps."""
@@ -141,7 +144,7 @@ CONTAINS = {"ac": "AC", "dc": "DC", "ac+battery": "AC with what the battery gave
 
 
 def _where(r: Register) -> str:
-    model = f"{r.model}:" if r.model is not None else ""
+    model = f"{r.models[0]}{'+' if len(r.models) > 1 else ''}:" if r.models else ""
     if r.addresses:
         return model + " ".join(f"0x{address:04X}" for address in r.addresses)
     first, *rest = addresses(r)

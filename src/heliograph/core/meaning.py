@@ -194,7 +194,7 @@ def _words(map: MeterMap, register: Register) -> Words:
         _plain(register.scale),
         register.unit,
         register.scale_register,
-        register.model,
+        register.models[0] if register.models else None,
         register.absent,
         register.zero_is_absent,
     )

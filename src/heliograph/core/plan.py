@@ -212,7 +212,7 @@ def _wanted(
     """
     at_hand: dict[str, Register] = {}
     for register in map.registers:
-        if register.model is None:
+        if not register.models:
             at_hand.setdefault(register.quantity, register)
     if quantities is None:
         names = [name for name, r in at_hand.items() if name == production or (r.poll and not _still(r))]
@@ -257,7 +257,7 @@ def _space(map: MeterMap, function: Function, limit: int, refused: frozenset[tup
     defined: set[int] = set()
     shut: set[int] = {address for where, address in refused if where == function}
     inside: set[int] = set()
-    own = [r for r in map.registers if r.model is None and map.function_of(r) == function]
+    own = [r for r in map.registers if not r.models and map.function_of(r) == function]
     for register in own:
         defined.update(_touched(register))
         if register.alone:
@@ -350,7 +350,7 @@ def _with_witness(
     counter = next(atom for atom in at_stake if any(r.quantity == production for r in atom.registers))
     options: list[tuple[float, int, list[list[_Atom]]]] = []
     for register in map.registers:
-        if register.model is not None or register.alone or map.function_of(register) != function:
+        if register.models or register.alone or map.function_of(register) != function:
             continue
         first, last = _span((register,))
         together = _Atom(min(first, counter.first), max(last, counter.last), (register, *counter.registers))

@@ -86,10 +86,13 @@ def rollover_wh(register: Register) -> int | None:
     """How many Wh a counter holds before it begins again at zero; None where the map does not say, or cannot.
 
     The last value and one step more. A float without a step is taken to jump from its last value to zero: that claims
-    too little by a step, never too much. A counter that ratios or a scale register multiply has no end of its own.
+    too little by a step, never too much. A counter that ratios multiply has no end of its own, nor has one with a scale
+    register, unless the map says under which exponent (`scale_exponent`) its end is the one it names.
     """
     unit, factor = UNITS[register.unit]
-    if register.rollover is None or unit not in ENERGY_UNITS or register.times or register.scale_register is not None:
+    if register.rollover is None or unit not in ENERGY_UNITS or register.times:
+        return None
+    if register.scale_register is not None and register.scale_exponent is None:
         return None
     whole = not register.type.startswith("float")
     step = register.step or (abs(register.scale) if whole else Decimal(0))

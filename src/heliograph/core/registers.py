@@ -76,6 +76,8 @@ class Register:
     """Counters: resolution in `unit` where the device's is coarser than the type's."""
     rollover: Decimal | None = None
     """Counters: the value in `unit` after which it starts again at zero, where that is documented."""
+    scale_exponent: int | None = None
+    """Counters: what the scale register must hold for `step` and `rollover` to be true; under another there is none."""
     contains: Contains | None = None
     """Counters: AC, DC, or AC with battery discharge."""
     resettable: str = ""
@@ -86,14 +88,19 @@ class Register:
     production on a site is read in every round whatever stands here."""
     alone: bool = False
     """Must be read in a request of its own."""
-    model: int | None = None
-    """SunSpec model number; `address` is then an offset from the model's ID register."""
+    model: int | tuple[int, ...] | None = None
+    """SunSpec models that have it, a number or a list; `address` is then an offset from the model's ID register."""
     repeat: int | None = None
-    """SunSpec: length in registers of the repeated group this register belongs to."""
+    """SunSpec: length in registers of the repeated group it belongs to; the 1 in `quantity` becomes the group's."""
     source: str = ""
     """Where this number comes from when it is not the map's source."""
     note: str = ""
     """What a technician should know about it."""
+
+    @property
+    def models(self) -> tuple[int, ...]:
+        """The SunSpec models that have it; none where the address is the device's own."""
+        return self.model if isinstance(self.model, tuple) else () if self.model is None else (self.model,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,18 +155,42 @@ class Identity:
     """Every one of these must fit (where the device has the register)."""
     required: bool = False
     """True: a device that refuses the identity registers is not this device."""
+    hint: str = ""
+    """What to do about a device that is refused, where the map knows better than to look for another map."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """What is known of the devices of one maker beyond what SunSpec says; the site file takes it over."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
+
+    manufacturer: str
+    """What the device's manufacturer text begins with, whatever its case."""
+    night: Night | None = None
+    """What these devices do between sunset and sunrise."""
+    single_client: bool | None = None
+    """Only one TCP client at a time is served."""
+    close_after_poll: bool | None = None
+    """Leave the connection to others between two rounds."""
+    note: str = ""
+    """What a technician should know about them; a comment in the site file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SunSpec:
-    """Where to look for the marker 0x53756E53 and which models the registers are offsets into."""
+    """A template: its registers are offsets into SunSpec models, which `heliograph map sunspec` finds on a device."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     bases: tuple[int, ...] = (40000, 50000, 0)
-    """Addresses where the marker may stand, in the order they are tried."""
+    """Addresses where the marker 0x53756E53 may stand, in the order they are tried."""
     models: tuple[int, ...] = ()
-    """The models this map speaks of."""
+    """The models this map speaks of; what it is for comes first: one of these must be there."""
+    beside: tuple[int, ...] = ()
+    """Models that are taken along where the device has them, such as 160."""
+    makers: tuple[Maker, ...] = ()
+    """What is known of single makers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +271,7 @@ class MeterMap:
     identity: Identity = Identity()
     """How to recognise it."""
     sunspec: SunSpec | None = None
-    """For devices whose registers are found by walking SunSpec models."""
+    """For devices whose registers are found by walking SunSpec models: the map is a template for site files."""
 
     def function_of(self, register: Register) -> Function:
         return register.function or self.function

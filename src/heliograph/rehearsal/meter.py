@@ -29,6 +29,7 @@ from heliograph.rehearsal.frames import (
     words_answer,
 )
 from heliograph.rehearsal.sun import WORK_PER_WH, Curve, Sky, wobble
+from heliograph.rehearsal.sunspec import Layout, input_value, laid_out
 
 Setting = int | float | str | Fraction | Decimal
 
@@ -56,6 +57,8 @@ _COUNTER = re.compile(
     r"(?:_l(?P<phase>[123]))?"
     r"(?:_(?P<part>t[12]|resettable|partial|sum_channels|today|hour|month|year|u32|hires))?"
 )
+
+_INPUT = re.compile(r"module(?P<number>\d+)_(?P<what>.+)")
 
 # What a device says about itself when nobody told otherwise.
 ABOUT: dict[str, Setting] = {
@@ -115,17 +118,19 @@ class SimulatedMeter:
         max_words: int | None = None,
         too_long: int | None = ILLEGAL_VALUE,
         gaps: Literal["zeros", "refuse"] | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """`started`: when the counters stood at their start values; now unless given.
 
         `too_long` is the exception for more than `max_words` (None: silence). `gaps` tells what undefined
         registers between defined ones do; by default what the map says. `settings` overrides any quantity.
+        `layout`: of a SunSpec template, how this device is built.
         """
-        if map.sunspec is not None or any(register.model is not None for register in map.registers):
-            raise UsageError(
-                f"{map.name} finds its registers by SunSpec models, which cannot be simulated yet",
-                hint="Choose a map with fixed addresses; see: heliograph map list",
-            )
+        held: Mapping[str, int] = {}
+        self._inputs = 0
+        if map.sunspec is not None:
+            map, held = laid_out(map, layout or Layout(), rated_kw)
+            self._inputs = held.get("module_count", 0)
         self.map = map
         self.unit = map.unit if unit is None else unit
         self.clock = clock
@@ -141,6 +146,7 @@ class SimulatedMeter:
         marks = self._marks()
         self.settings: dict[str, Setting] = ABOUT | {"modbus_address": self.unit}
         self.settings.update({name: value for name, (_, value) in marks.items()})
+        self.settings.update(held)
         self.settings[map.identity.serial or "serial_number"] = self.serial
         self.settings.update(settings or {})
         self._shares = (1000,) if map.phases == 1 or not _has_phases(map) else SHARES
@@ -194,6 +200,10 @@ class SimulatedMeter:
             return self.settings[quantity]
         if match := _COUNTER.fullmatch(quantity):
             return self._counter(match, at)
+        if self._inputs and (match := _INPUT.fullmatch(quantity)):
+            told = input_value(match["what"], int(match["number"]), self._inputs, self.power_w(at), self.energy_wh(at))
+            if told is not None:
+                return told
         instants = self._instants(at)
         if quantity == "charge":
             return (self.energy_wh(at, "import") + self.energy_wh(at)) / VOLTS
@@ -326,6 +336,7 @@ class SimulatedMeter:
             "dc_voltage": 620.0,
             "dc_power": exported / 0.975,
             "dc_current": exported / 0.975 / 620,
+            "status": 4 if exported > 0 else 2,  # SunSpec: tracking, asleep
             "efficiency": 97.5,
             "temperature_internal": 25 + 20 * exported / (self.rated_kw * 1000),
             "rated_power": self.rated_kw * 1000,

@@ -14,6 +14,7 @@ from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, Step, corrected, most_wh, offset, rolled_over, settled
 from heliograph.core.plausible import rollover_wh, step_wh
 from heliograph.core.readings import Reading
+from heliograph.core.registers import Register
 from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
@@ -243,6 +244,8 @@ def record_rollover(meter: Meter, store: Store, now: datetime) -> Seam | None:
         if reading.index_wh is not None and reading.moment.trusted:
             first = reading
     assert first.index_wh is not None  # chosen for it
+    if not all(_under_its_exponent(register, reading) for reading in (good, first)):
+        return None
     seam = rolled_over(
         meter.id,
         Step(good.moment.at, good.index_wh, True, good.id or 0),
@@ -252,6 +255,18 @@ def record_rollover(meter: Meter, store: Store, now: datetime) -> Seam | None:
         _step(meter, good.index_wh),
     )
     return record_seam(meter, seam, store, now).seam if seam is not None else None
+
+
+def _under_its_exponent(register: Register | None, reading: Reading) -> bool:
+    """Whether the scale register held what the map's rollover was reckoned with, by the words of the reading."""
+    if register is None or register.scale_register is None:
+        return True
+    if reading.source is None:
+        return False
+    place = register.scale_register - reading.source.address
+    if not 0 <= place < len(reading.words) or register.scale_exponent is None:
+        return False
+    return reading.words[place] == register.scale_exponent % 0x10000
 
 
 def release(

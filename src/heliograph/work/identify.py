@@ -163,6 +163,7 @@ def identify(
     first = first or alive(bus, unit, timing)
     if not first.here:
         return first
+    maps = [map for map in maps if map.sunspec is None]  # a template fits no device by itself: work/discover.py
     asker = _Asker(bus, unit, timing, first.heard)
     asker.ask_all(_kinds(maps))
     left = [fit for map in maps if (fit := _by_kind(map, asker)) is not None]
@@ -267,7 +268,7 @@ def _check_register(map: MeterMap) -> Register | None:
 
 def _plain(register: Register) -> bool:
     """Whether it can be read by itself at a place that the map knows."""
-    return register.model is None and register.address is not None and register.scale_register is None
+    return not register.models and register.address is not None and register.scale_register is None
 
 
 def _question_of(map: MeterMap, register: Register) -> Question:

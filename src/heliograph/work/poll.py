@@ -524,7 +524,7 @@ def identify(line: PolledBus, one: Watched, clock: Clock) -> None:
             wanted = " or ".join(str(one) for one in match.values)
             raise WrongDevice(
                 f"{meter.id} is not a {meter.map.name}: 0x{match.address:04X} {told}, not {wanted}",
-                hint="Is the unit id right? heliograph map list shows the other maps.",
+                hint=identity.hint or "Is the unit id right? heliograph map list shows the other maps.",
             )
     serial = _serial(line, one, clock) if identity.serial else None
     if meter.serial is not None and serial is not None and serial.lstrip("0") != meter.serial.lstrip("0"):
