@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from heliograph.cli.options import json_option, print_json, stop_on_signals
+from heliograph.cli.snippet import bus_text, meter_text
 from heliograph.core.durations import duration
 from heliograph.core.errors import ConfigError, UsageError
 
@@ -215,28 +216,22 @@ def _snippet(map: MeterMap, bank: dict[int, SimulatedMeter | RecordedMeter], end
     for number, endpoint in enumerate(endpoints, 1):
         url = endpoint.url
         bus = f"rehearsal-{number}"
-        tables.append(f"# {url} answers as {map.name}, unit{'s' if len(bank) > 1 else ''} {units}")
-        tables.append(f'[[bus]]\nid    = "{bus}"\nurl   = "{url}"\nevery = "10s"\n')
-        for unit, meter in bank.items():
-            lines = [
-                "[[meter]]",
-                f'id         = "{bus}-unit-{unit}"',
-                f'bus        = "{bus}"',
-                f"unit       = {unit}",
-                f'map        = "{map.name}"',
-                f"rated_kw   = {meter.rated_kw:g}",
-                f'production = "{meter.production}"',
-            ]
-            if map.identity.serial:
-                lines.append(f'# serial   = "{meter.serial}"')
-            if map.status == "unverified":
-                lines.append("# accept_unverified_map = true   # nothing is delivered without it")
-            ratios = {name: float(meter.settings.get(name, 1)) for name in map.from_site}
-            if ratios:
-                lines.append(
-                    "factors    = { " + ", ".join(f"{key} = {value:g}" for key, value in ratios.items()) + " }"
-                )
-            tables.append("\n".join(lines) + "\n")
+        about = f"{url} answers as {map.name}, unit{'s' if len(bank) > 1 else ''} {units}"
+        tables.append(bus_text(bus, url, about))
+        tables += [
+            meter_text(
+                f"{bus}-unit-{unit}",
+                bus,
+                unit,
+                map,
+                rated_kw=meter.rated_kw,
+                production=meter.production,
+                serial=meter.serial if map.identity.serial else "",
+                any_serial=True,
+                factors={name: float(meter.settings.get(name, 1)) for name in map.from_site},
+            )
+            for unit, meter in bank.items()
+        ]
     return "\n".join(tables).rstrip()
 
 
