@@ -399,12 +399,12 @@ class SimulatedMeter:
         marks: dict[str, tuple[Register, int | str]] = {}
         for match in self.map.identity.match:
             function = match.function or self.map.function
-            known = (
-                register.quantity
+            known = [
+                register
                 for register in self.map.registers
                 if register.address == match.address and self.map.function_of(register) == function
-            )
-            name = next(known, f"identity 0x{match.address:04X}")
+            ]
+            name = known[0].quantity if known else f"identity 0x{match.address:04X}"
             mark = Register(
                 quantity=name,
                 type=match.type,
@@ -414,6 +414,9 @@ class SimulatedMeter:
                 order=match.order,
             )
             marks[name] = (mark, match.values[0])
+            if known and known[0].type == "text" and match.type != "text":  # the number is how the text begins
+                begins = encoded(mark, match.values[0]).decode("ascii", "replace")
+                marks[name] = (known[0], f"{begins}rehearsal")
         return marks
 
     def _put(self, cell: _Cell) -> None:
