@@ -250,6 +250,14 @@ def _lock_file(path: Path) -> int:
         return os.open(path, os.O_RDONLY)  # a card that is read-only today must not stop the live view
 
 
+def line_at(url: str, *, connect: float = 3.0) -> Bus:
+    """A line that no configuration has to name, for whoever looks for meters. `connect`: most seconds for TCP's."""
+    from heliograph.bus.modbus import open_bus
+    from heliograph.bus.wire import real_wire
+
+    return open_bus(url, wire=partial(real_wire, connect=connect))
+
+
 Secrets = Literal["must be there", "if they can be seen", "no"]
 
 

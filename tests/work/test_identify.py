@@ -15,7 +15,7 @@ from heliograph.core.registers import MeterMap
 from heliograph.rehearsal.frames import ILLEGAL_ADDRESS, TARGET_SILENT, Device, refusal, words_answer
 from heliograph.rehearsal.line import Wire
 from heliograph.rehearsal.meter import SimulatedMeter
-from heliograph.work.identify import Sighting, alive, identify
+from heliograph.work.identify import QUICK, Sighting, alive, identify
 from tests.bus.paced import Copper
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -179,7 +179,5 @@ def test_two_devices_with_one_unit_id_are_garbled_and_nothing_is_guessed() -> No
 def test_who_is_there_takes_one_request() -> None:
     copper = Copper(Wire({5: a_meter("eastron-sdm630", 5)}))
     bus = copper.open()
-    from heliograph.work.identify import CAREFUL
-
-    assert [unit for unit in (4, 5, 6) if alive(bus, unit, CAREFUL).here] == [5]
+    assert [unit for unit in (4, 5, 6) if alive(bus, unit, QUICK).here] == [5]
     assert len(copper.written) == 3

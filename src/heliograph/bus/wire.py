@@ -163,15 +163,16 @@ class TcpWire(_RealTime):
     character = 0.0
     paced = False
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, connect: float = CONNECT) -> None:
         self._line = line
+        self._connect = connect
         self._socket: socket.socket | None = None
 
     def open(self) -> bool:
         if self._socket is not None:
             return False
         try:
-            self._socket = socket.create_connection((self._line.at, self._line.port), timeout=CONNECT)
+            self._socket = socket.create_connection((self._line.at, self._line.port), timeout=self._connect)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.settimeout(CONNECT)
         except OSError as error:
@@ -224,5 +225,6 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def real_wire(line: Line) -> Wire:
-    return SerialWire(line) if line.way == "serial" else TcpWire(line)
+def real_wire(line: Line, connect: float = CONNECT) -> Wire:
+    """`connect`: seconds for a TCP connection to come about."""
+    return SerialWire(line) if line.way == "serial" else TcpWire(line, connect)

@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "run": "Poll, close days, deliver, until stopped.",
     "check": "Check the configuration, the maps and the secrets; start nothing.",
     "plan": "Print the requests each meter is read with, and their time on the wire.",
+    "scan": "Look for meters on a line or among hosts; print the configuration to paste.",
     "read": "Show the live values of a meter.",
     "doctor": "Find out why a line does not work, and say what to do first.",
     "status": "Show the site at a glance; exit 1 when something needs attention.",

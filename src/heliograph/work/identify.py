@@ -29,13 +29,15 @@ Evidence = Literal["named", "serial", "possible"]
 """`named`: registers that tell the kind fit. `serial`: nothing tells the kind, but a serial number stands where the
 map has it. `possible`: nothing speaks for the map but that nothing speaks against it."""
 
-CAREFUL = Timing(pause=0.06, timeout=0.5, retries=0)
-"""Fast enough for whoever answers at all; 60 ms is what Eastron's sheets ask for."""
-SLOW_PAUSE = 0.3
-"""Seconds before a question that follows an unexpected silence: Solis inverters hear nothing earlier."""
+QUICK = Timing(pause=0.06, timeout=0.2, retries=0)
+"""60 ms is what Eastron's sheets ask for; the slowest answer reported of an SDM630 came after 112 ms."""
+SLOW = Timing(pause=0.3, timeout=0.6, retries=0)
+"""For whoever is silent once although it has answered: Solis inverters hear nothing that comes within 300 ms."""
 NOBODY_BEHIND = {10, 11}
 """Exceptions by which a gateway says that it reached no device."""
 ORDERS: tuple[Order, ...] = ("ABCD", "CDAB", "BADC", "DCBA")
+SMALL = 16
+"""A smaller number may stand at that place by chance: then other kinds are asked for too."""
 STRENGTH: dict[Evidence, int] = {"named": 0, "serial": 1, "possible": 2}
 CHECKED = ("frequency", "voltage_l1n", "voltage_ln_avg", "voltage_l1l2", "dc_voltage")
 """What is read to see whether the map's own registers make sense, the first that the map has."""
@@ -86,6 +88,10 @@ class Fit:
     sound: bool | None = None
     """Whether that is what the map expects; None where nothing could be checked."""
     matched: frozenset[tuple[Question, str]] = frozenset()
+    refused: bool = False
+    """The map insists on something that reads 0 here: it would refuse this device when it is polled."""
+    unlikely: bool = False
+    """What was matched does not stand there by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,29 +159,36 @@ def alive(bus: Bus, unit: int, timing: Timing, question: Question = ALIVE) -> Si
 
 
 def identify(
-    bus: Bus, unit: int, maps: Sequence[MeterMap], timing: Timing = CAREFUL, *, first: Sighting | None = None
+    bus: Bus, unit: int, maps: Sequence[MeterMap], timing: Timing = QUICK, *, first: Sighting | None = None
 ) -> Sighting:
     """Who answers at `unit`, and which of `maps` fit by identity.
 
-    A silent unit costs one request; each distinct question is asked once. `first`: what `alive` has just found
-    there. Raises BusUnreachable when the line itself is down.
+    A silent unit costs one request, each distinct question is asked once, and no more of them once the kind is known.
+    On a serial line a refused question costs a time-out (bus/modbus.py), so a short one is worth its while.
+    `first`: what `alive` has just found there. Raises BusUnreachable when the line itself is down.
     """
     first = first or alive(bus, unit, timing)
     if not first.here:
         return first
     maps = [map for map in maps if map.sunspec is None]  # a template fits no device by itself: work/discover.py
     asker = _Asker(bus, unit, timing, first.heard)
-    asker.ask_all(_kinds(maps))
+    _ask_for_kind(maps, asker)
     left = [fit for map in maps if (fit := _by_kind(map, asker)) is not None]
     if named := [fit for fit in left if fit.evidence == "named"]:
         left = _closest(named)
     asker.ask_all(_serials(fit.map for fit in left))
     left = [_with_serial(fit, asker) for fit in left]
     checks = {fit.map.name: _check_register(fit.map) for fit in left}
-    asker.ask_all(_distinct(_question_of(fit.map, r) for fit in left if (r := checks[fit.map.name]) is not None))
+    most = min((STRENGTH[fit.evidence] for fit in left), default=0)
+    strongest = [fit.map for fit in left if STRENGTH[fit.evidence] == most]
+    asker.ask_all(_distinct(_question_of(map, r) for map in strongest if (r := checks[map.name]) is not None))
     fits = [checked for fit in left if (checked := _checked(fit, checks[fit.map.name], asker)) is not None]
-    fits.sort(key=lambda fit: (STRENGTH[fit.evidence], fit.sound is not True, fit.order is not None, fit.map.name))
+    fits.sort(key=_rank)
     return replace(first, fits=tuple(fits), heard=asker.all())
+
+
+def _rank(fit: Fit) -> tuple[object, ...]:
+    return STRENGTH[fit.evidence], fit.refused, fit.sound is not True, fit.order is not None, fit.map.name
 
 
 # -- asking -------------------------------------------------------------------------------------------------------
@@ -216,7 +229,11 @@ class _Asker:
         if heard.answer == "garbled" or (heard.answer == "silence" and not self._patient):
             # Perhaps it was asked too soon. If it stays silent now, silence is its way to say no: that is believed.
             self._patient = True
-            self._timing = replace(self._timing, pause=max(self._timing.pause, SLOW_PAUSE))
+            self._timing = replace(
+                self._timing,
+                pause=max(self._timing.pause, SLOW.pause),
+                timeout=max(self._timing.timeout, SLOW.timeout),
+            )
             heard = _ask(self._bus, self._unit, question, self._timing)
         return heard
 
@@ -234,6 +251,23 @@ class _Asker:
 def _distinct(questions: Iterable[Question]) -> list[Question]:
     """Each once, what most maps want to know first."""
     return [question for question, _ in Counter(questions).most_common()]
+
+
+def _ask_for_kind(maps: Sequence[MeterMap], asker: _Asker) -> None:
+    """Asks for all kinds, until one is named beyond doubt; then only for what else its family wants to know."""
+    left = _kinds(maps)
+    while left:
+        asker.ask_all(left[:1])
+        named = [map for map in maps if map.identity.match and _beyond_doubt(map, asker)]
+        if named:
+            known = set(_kinds(named))
+            left = _kinds(map for map in maps if known & set(_kinds([map])))
+        left = [question for question in left if asker.heard(question) is None]
+
+
+def _beyond_doubt(map: MeterMap, asker: _Asker) -> bool:
+    fit = _by_kind(map, asker)
+    return fit is not None and fit.order is None and fit.unlikely
 
 
 def _kinds(maps: Iterable[MeterMap]) -> list[Question]:
@@ -283,6 +317,7 @@ def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
     because: list[str] = []
     proven: set[tuple[Question, str]] = set()
     turned: Order | None = None
+    refused = unlikely = False
     for match in map.identity.match:
         register = _register(match)
         question = _question_of(map, register)
@@ -297,6 +332,7 @@ def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
             if any(words):
                 because.append(f"{question} is {_text(shown)}")
                 proven.add((question, _text(shown)))
+                unlikely |= isinstance(shown, str) or (shown is not None and shown >= SMALL)
             else:
                 because.append(f"{question} is 0 as it should be, which proves nothing")
             continue
@@ -304,6 +340,7 @@ def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
             if map.identity.required:
                 return None
             because.append(f"{question} is 0, which proves nothing, but this map will refuse it")
+            refused = True
             continue
         other = next((o for o in ORDERS if o != order and _shown(register, o, words) in match.values), None)
         if other is None:
@@ -311,7 +348,9 @@ def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
         turned = other
         because.append(f"{question} is {_text(_shown(register, other, words))} only if read as {other}, not {order}")
         proven.add((question, other))
-    return Fit(map, "named" if proven else "possible", tuple(because), order=turned, matched=frozenset(proven))
+    evidence: Evidence = "named" if proven else "possible"
+    told = tuple(because)
+    return Fit(map, evidence, told, order=turned, matched=frozenset(proven), refused=refused, unlikely=unlikely)
 
 
 def _shown(register: Register, order: Order, words: tuple[int, ...]) -> int | str | Decimal | None:

@@ -1,0 +1,433 @@
+"""Looks for meters: every unit id and the usual serial settings of a line, or an address range of hosts. Reads only.
+
+The order is that of likelihood, so that a common site is found in seconds: the usual unit ids at each setting first,
+then, at the first setting that has answered, all the others. A silent unit costs two short time-outs, for the bus
+listens on for another one before it asks again (bus/modbus.py); what comes in that time shows that a unit is there,
+but slow, and it gets a second, patient look. So do the usual units where nobody has answered at all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from heliograph.core.errors import BusGarbled, BusUnreachable, UsageError
+from heliograph.core.line import Line, Parity
+from heliograph.core.registers import MeterMap, Timing
+from heliograph.ports import Bus
+from heliograph.work.identify import ALIVE, ALIVE_TOO, QUICK, Question, Sighting, alive, identify
+
+USUAL_UNITS = (1, 2, 3, 4, 5, 10, 71, 100, 126, 200, 240, 247)
+"""Where devices leave the factory and where installers put them: meters count from 1, GoodWe and FoxESS are 247, Kostal
+71, SMA 3 and 126, meters behind a Fronius 200 and 240."""
+ALL_UNITS = tuple(range(1, 248))
+PATIENT_UNITS = 4
+"""The first so many usual units get a patient look where nobody answered."""
+PATIENT_HOST_UNITS = 2
+"""So many of a host get a patient look where none has answered."""
+USUAL_PORTS = (502, 1502, 6607, 5020)
+"""Modbus; SolarEdge and Kostal; Huawei; what runs without root, as our own simulator."""
+MOST_HOSTS = 1024
+AT_ONCE = 16
+"""Hosts that are looked at at the same time, with one connection each."""
+KNOCK = 0.7
+"""Seconds for a host of a range to take a connection."""
+
+QUICK_NETWORK = Timing(pause=0.02, timeout=0.6, retries=0)
+PATIENT = Timing(pause=0.3, timeout=1.0, retries=0)
+PATIENT_NETWORK = Timing(pause=0.3, after_connect=1.5, timeout=3.0, retries=0)
+"""A Huawei wants a second of peace after the connection, and takes its time."""
+OVERHEAD = 0.03
+"""Seconds of a request beside its time-outs."""
+FINDING = 3.0
+"""Seconds that identifying a device takes, about."""
+
+NOISE = 3
+"""Units in a row that are answered by garbage: then another speed is spoken here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a serial port is set; 8 data bits always."""
+
+    baudrate: int
+    parity: Parity = "N"
+    stopbits: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.baudrate} 8{self.parity}{self.stopbits}"
+
+
+USUAL_SETTINGS = (
+    Setting(9600), Setting(19200), Setting(19200, "E"), Setting(9600, "E"), Setting(2400), Setting(4800),
+    Setting(38400), Setting(57600), Setting(115200), Setting(38400, "E"), Setting(2400, "E"), Setting(9600, "O"),
+    Setting(19200, "O"),
+)  # fmt: skip
+"""The most usual first. A second stop bit is no setting of its own: who sends one is understood with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A unit of which something was heard, and the bus' url to hear it again."""
+
+    url: str
+    sighting: Sighting
+    also: str = ""
+    """Where the same device answers as well."""
+
+
+class Watcher(Protocol):
+    """Whoever looks on: a progress bar, a test. Calls may come from several threads, one at a time."""
+
+    def begin(self, what: str, steps: int) -> None: ...
+
+    def step(self) -> None: ...
+
+    def saw(self, found: Found) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass
+class Scan:
+    """What has been found so far; whole at every moment, so that a scan may be interrupted."""
+
+    maps: Sequence[MeterMap]
+    connect: Callable[[str], Bus]
+    watcher: Watcher
+    units: tuple[int, ...] = ALL_UNITS
+    timeout: float | None = None
+    """Of the first look; longer finds slower devices and takes longer."""
+    found: list[Found] = field(default_factory=list)
+    garbled: list[Found] = field(default_factory=list)
+    """Units that answer with what is no answer: two devices of one id, noise, another speed."""
+    notes: list[str] = field(default_factory=list)
+    requests: int = 0
+    stopping: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            if text not in self.notes:
+                self.notes.append(text)
+                self.watcher.note(text)
+
+    def saw(self, found: Found) -> None:
+        with self._lock:
+            (self.found if found.sighting.here else self.garbled).append(found)
+            self.watcher.saw(found)
+
+    def step(self) -> None:
+        with self._lock:
+            self.watcher.step()
+
+    def counted(self, bus: Bus) -> None:
+        with self._lock:
+            self.requests += bus.counters.requests
+
+
+def quick_look(line: Line, timeout: float | None) -> Timing:
+    """How a unit is asked at first."""
+    usual = QUICK if line.way == "serial" else QUICK_NETWORK
+    return usual if timeout is None else replace(usual, timeout=timeout)
+
+
+def seconds_of_line(settings: int, units: Sequence[int], quick: Timing) -> tuple[float, float, float]:
+    """Longest time until the usual units, until all units at one setting, and until everything is looked at."""
+    usual = len([unit for unit in USUAL_UNITS if unit in units])
+    silent = 2 * quick.timeout + OVERHEAD
+    patient = min(usual, PATIENT_UNITS) * (2 * PATIENT.timeout + OVERHEAD)
+    first = settings * usual * silent
+    return first, first + (len(units) - usual) * silent + patient, settings * (len(units) * silent + patient)
+
+
+# -- a line -------------------------------------------------------------------------------------------------------
+
+
+def scan_line(scan: Scan, line: Line, settings: Sequence[Setting], *, all_settings: bool = False) -> None:
+    """All of `scan.units` of a line. `settings` are tried in this order, a network line has the one it has.
+
+    Raises BusUnreachable when the line cannot be opened.
+    """
+    _LineScan(scan, line, tuple(settings) if line.way == "serial" else (), all_settings).run()
+
+
+@dataclass
+class _Look:
+    """What one setting has shown so far."""
+
+    setting: Setting | None
+    asked: set[int] = field(default_factory=set)
+    here: list[Sighting] = field(default_factory=list)
+    doubtful: dict[int, Sighting] = field(default_factory=dict)
+    """Garbage came, or something came late."""
+    noise: bool = False
+    """Everything is answered by garbage here."""
+
+
+class _LineScan:
+    def __init__(self, scan: Scan, line: Line, settings: tuple[Setting, ...], all_settings: bool) -> None:
+        self.scan, self.line, self.all_settings = scan, line, all_settings
+        self.looks = [_Look(setting) for setting in settings or (None,)]
+        self.quick = quick_look(line, scan.timeout)
+        self.patient = replace(PATIENT, timeout=max(PATIENT.timeout, 2 * self.quick.timeout))
+        self.usual = [unit for unit in USUAL_UNITS if unit in scan.units]
+        self.rest = [unit for unit in scan.units if unit not in self.usual]
+        self.opened = False
+
+    def run(self) -> None:
+        rounds = (
+            ("the usual units", ALIVE, self.quick, self.usual, False),
+            ("the usual units, patiently", ALIVE_TOO, self.patient, self.usual[:PATIENT_UNITS], True),
+            ("all other units", ALIVE, self.quick, self.rest, False),
+        )
+        for what, question, timing, units, again in rounds:
+            open_looks = [look for look in self.looks if not look.here and not look.noise]
+            if not units or not open_looks or (self._done() and not self.all_settings):
+                continue
+            self.scan.watcher.begin(what, len(units) * len(open_looks))
+            for look in open_looks:
+                self._look(look, question, timing, units, again)
+                if look.here:
+                    self._complete(look)
+                    if not self.all_settings:
+                        return
+        self._tell_doubtful()
+
+    def _done(self) -> bool:
+        return any(look.here for look in self.looks)
+
+    def _look(self, look: _Look, question: Question, timing: Timing, units: Sequence[int], again: bool) -> None:
+        """One look at some units at one setting."""
+        bus = self.scan.connect(self._url(look.setting))
+        row = 0
+        try:
+            before: int | None = None
+            for unit in units:
+                if self.scan.stopping.is_set():
+                    return
+                if unit in look.asked and not again:
+                    self.scan.step()
+                    continue
+                drained = bus.counters.drained_bytes
+                seen = alive(bus, unit, timing, question)
+                if bus.counters.drained_bytes > drained and before is not None and before not in look.doubtful:
+                    look.doubtful[before] = seen
+                look.asked.add(unit)
+                row = row + 1 if seen.answer == "garbled" else 0
+                before = unit if seen.answer == "silence" else None
+                if seen.here:
+                    look.doubtful.pop(unit, None)
+                    self._identified(bus, look, seen, timing)
+                elif seen.answer == "garbled":
+                    look.doubtful[unit] = seen
+                    if bus.counters.echoed and not self.line.echo:
+                        self._hears_itself()
+                        bus.close()
+                        self.scan.counted(bus)
+                        bus = self.scan.connect(self._url(look.setting))
+                        look.doubtful.pop(unit)
+                        row, before = 0, None
+                        if (seen := alive(bus, unit, timing, question)).here:
+                            self._identified(bus, look, seen, timing)
+                self.scan.step()
+                if row >= NOISE and not look.here:
+                    look.noise = True
+                    return
+        except BusUnreachable as error:
+            if not self.opened:
+                raise
+            self.scan.note(f"{look.setting or self.line}: {error.message}")
+            raise
+        finally:
+            self.opened = True
+            bus.close()
+            self.scan.counted(bus)
+
+    def _identified(self, bus: Bus, look: _Look, seen: Sighting, timing: Timing) -> None:
+        found = identify(bus, seen.unit, self.scan.maps, timing, first=seen)
+        look.here.append(found)
+        self.scan.saw(Found(self._url(look.setting), found))
+
+    def _hears_itself(self) -> None:
+        self.line = replace(self.line, echo=True)
+        self.scan.note(
+            f"{self.line}: the adapter hears itself. The url says so with echo=1; or switch its local echo off"
+        )
+
+    def _complete(self, look: _Look) -> None:
+        """Everything else at a setting that has answered, and a patient second look where it is in doubt."""
+        left = [unit for unit in self.scan.units if unit not in look.asked]
+        if left and not self._same_everywhere(look):
+            where = f" at {look.setting}" if look.setting else ""
+            self.scan.watcher.begin(f"all other units{where}", len(left))
+            self._look(look, ALIVE, self.quick, left, False)
+        here = {seen.unit for seen in look.here}
+        again = [unit for unit in self.usual[:PATIENT_UNITS] if unit not in here]
+        again = list(dict.fromkeys([*look.doubtful, *again]))
+        if again:
+            self.scan.watcher.begin("a second look at silent and doubtful units", len(again))
+            self._look(look, ALIVE_TOO, self.patient, again, True)
+        self._tell_doubtful()
+
+    def _same_everywhere(self, look: _Look) -> bool:
+        """Whether one device answers to every unit id, as many do over TCP."""
+        if self.line.way != "tcp" or len(look.here) < 3 or len(look.here) < len(look.asked):
+            return False
+        if len({(seen.serial, seen.candidates[0].map.name if seen.fits else "") for seen in look.here}) > 1:
+            return False
+        self.scan.note(f"{self.line}: one device answers to every unit id that was tried; unit 1 will do")
+        first = look.here[0]
+        with self.scan._lock:
+            self.scan.found = [one for one in self.scan.found if one.sighting is first or one.sighting not in look.here]
+        return True
+
+    def _tell_doubtful(self) -> None:
+        here = self._done()
+        for look in self.looks:
+            if look.noise:
+                self.scan.note(
+                    f"{look.setting or self.line}: everything is answered by noise; other settings are spoken"
+                )
+            if bool(look.here) == here and not look.noise:
+                for seen in look.doubtful.values():
+                    if seen.answer == "garbled":
+                        self.scan.saw(Found(self._url(look.setting), seen))
+            look.doubtful.clear()
+            look.noise = False
+
+    def _url(self, setting: Setting | None) -> str:
+        return url_of(self.line, setting)
+
+
+def url_of(line: Line, setting: Setting | None) -> str:
+    """As it stands in a configuration."""
+    if line.way != "serial" or setting is None:
+        host = f"[{line.at}]" if ":" in line.at else line.at
+        return f"{line.way}://{host}:{line.port}" + ("?echo=1" if line.echo else "")
+    echo = "&echo=1" if line.echo else ""
+    return f"serial://{line.at}?baudrate={setting.baudrate}&parity={setting.parity}&stopbits={setting.stopbits}{echo}"
+
+
+# -- hosts --------------------------------------------------------------------------------------------------------
+
+
+def hosts(text: str) -> list[str]:
+    """192.168.1.10-60, 192.168.1.0/26, 192.168.1.50 or a name, as single hosts. Raises UsageError."""
+    hint = "Write 192.168.1.10-60, 192.168.1.0/26, 192.168.1.50 or a host's name"
+    if "/" in text:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            raise UsageError(f"{text} is no range of addresses: {error}", hint=hint) from error
+        if network.num_addresses > MOST_HOSTS + 2:
+            raise UsageError(
+                f"{text} has {network.num_addresses} addresses", hint=f"At most {MOST_HOSTS} at a time: /22 and longer"
+            )
+        return [str(address) for address in network.hosts()]
+    first, dash, last = text.partition("-")
+    try:
+        begin = ipaddress.ip_address(first)
+    except ValueError:
+        if not text or text[0].isdigit() or any(char in text for char in " ,_*:"):
+            raise UsageError(f"{text} is no host and no range of addresses", hint=hint) from None
+        return [text]  # a name, whose dashes are its own
+    if not dash:
+        return [text]
+    try:
+        end = ipaddress.ip_address(f"{first.rpartition('.')[0]}.{last}" if last.isdecimal() else last)
+    except ValueError as error:
+        raise UsageError(f"{text}: {last or 'nothing'} is no end of a range", hint=hint) from error
+    if begin.version != end.version or int(end) < int(begin):
+        raise UsageError(f"{text} runs backwards, from {begin} to {end}", hint=hint)
+    if int(end) - int(begin) >= MOST_HOSTS:
+        raise UsageError(f"{text} has {int(end) - int(begin) + 1} addresses", hint=f"At most {MOST_HOSTS} at a time")
+    return [str(begin + step) for step in range(int(end) - int(begin) + 1)]
+
+
+def seconds_of_hosts(count: int, ports: int) -> float:
+    """Longest time when no host is there at all."""
+    return -(-count // AT_ONCE) * ports * KNOCK
+
+
+def scan_hosts(scan: Scan, names: Sequence[str], ports: Sequence[int], *, tell_absent: bool = False) -> None:
+    """`scan.units` of all these hosts: several hosts at once, each over one connection at a time, closed at once.
+
+    `tell_absent`: also what kept a host from being reached is noted.
+    """
+    scan.watcher.begin("hosts", len(names) * len(ports))
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scan") as pool:
+        try:
+            for done in [pool.submit(_host, scan, name, ports, tell_absent) for name in names]:
+                done.result()
+        except BaseException:  # Ctrl-C too: no host is asked anything more, what was found stays found
+            scan.stopping.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _host(scan: Scan, name: str, ports: Sequence[int], tell_absent: bool) -> None:
+    serials: dict[str, str] = {}
+    for port in ports:
+        if not scan.stopping.is_set():
+            for found in _answering(scan, Line("tcp", name, port=port), tell_absent):
+                serial = found.sighting.serial
+                first = serials.setdefault(serial, found.url) if serial else found.url
+                scan.saw(found if first == found.url else replace(found, also=first))
+        scan.step()
+
+
+def _answering(scan: Scan, line: Line, tell_absent: bool) -> list[Found]:
+    """The units that answer at one port; nothing where nobody takes the connection."""
+    bus = scan.connect(url_of(line, None))
+    quick = quick_look(line, scan.timeout)
+    found: list[Found] = []
+    try:
+        for timing, question, units in (
+            (quick, ALIVE, scan.units),
+            (PATIENT_NETWORK, ALIVE_TOO, scan.units[:PATIENT_HOST_UNITS]),
+        ):
+            _units(scan, bus, line, units, timing, question, found)
+            if found or scan.stopping.is_set():
+                return found
+        tried = ", ".join(str(unit) for unit in scan.units)
+        scan.note(f"{line} takes connections, but no unit of {tried} answers Modbus there")
+    except BusUnreachable as error:
+        if bus.counters.requests:
+            scan.note(f"{line} took the connection and ended it: {error.message}. {error.hint}")
+        elif tell_absent:
+            scan.note(f"{error.message}. {error.hint}")
+    except BusGarbled as error:
+        scan.note(f"{error.message}. {error.hint}")
+    finally:
+        bus.close()
+        scan.counted(bus)
+    return found
+
+
+def _units(
+    scan: Scan, bus: Bus, line: Line, units: Sequence[int], timing: Timing, question: Question, found: list[Found]
+) -> None:
+    """Raises BusGarbled where something else than Modbus TCP is spoken."""
+    for unit in units:
+        if scan.stopping.is_set():
+            return
+        seen = alive(bus, unit, timing, question)
+        if seen.answer == "garbled" and not found:
+            raise BusGarbled(f"{line}: {seen.told}", hint=seen.hint)
+        if seen.here:
+            sighting = identify(bus, unit, scan.maps, replace(timing, after_connect=0.0), first=seen)
+            if _again(found, sighting):
+                first = found[0].sighting.unit
+                scan.note(f"{line}: one device answers to several unit ids; unit {first} will do")
+                return
+            found.append(Found(url_of(line, None), sighting))
+
+
+def _again(found: Sequence[Found], sighting: Sighting) -> bool:
+    """Whether this is the device of another unit id once more: many over TCP do not look at the id."""
+    return bool(sighting.serial) and any(one.sighting.serial == sighting.serial for one in found)

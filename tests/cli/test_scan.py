@@ -1,0 +1,210 @@
+"""heliograph scan, as a person starts it: over a pseudo-serial line and over loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from heliograph import library, settings
+from heliograph.cli.scan import command
+from heliograph.core.errors import BusUnreachable, ConfigError, UsageError
+from heliograph.rehearsal.frames import Device, rtu_parts
+from heliograph.rehearsal.line import Line, Wire
+from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.server import Server
+
+NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
+HELIOGRAPH = [sys.executable, "-c", "from heliograph.cli import main; main()"]
+SITE = '[site]\nid = "rehearsal"\ntimezone = "Asia/Singapore"\ndata_dir = "{}"\n\n'
+
+
+def meter(name: str, unit: int) -> Device:
+    map = library.load(name, local=None).map
+    return SimulatedMeter(map, clock=lambda: NOON, unit=unit, seed=unit)
+
+
+class Tapped(Wire):
+    """A line that keeps every request that went over it."""
+
+    def __init__(self, devices: dict[int, Device]) -> None:
+        super().__init__(devices)
+        self.heard: list[bytes] = []
+
+    def _hear(self, frame: bytes, at: float, spoilt: str) -> None:
+        self.heard.append(frame)
+        super()._hear(frame, at, spoilt)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    devices = {1: meter("eastron-sdm630", 1), 2: meter("abb-b23-b24", 2), 3: meter("eastron-sdm230", 3)}
+    with Line(Tapped(devices)) as made:
+        yield made
+
+
+def scan(*arguments: str) -> Result:
+    """In this process, with errors raised."""
+    return CliRunner().invoke(command, list(arguments), catch_exceptions=False, standalone_mode=False)
+
+
+def test_a_pseudo_serial_line_is_scanned_and_what_is_printed_is_configuration(line: Line, tmp_path: Path) -> None:
+    done = scan(str(line.path), "--units", "1-3", "--baud", "9600", "--parity", "N")
+    assert done.return_value == 0, done.output
+    assert "unit 1: eastron-sdm630, serial 30000001" in done.stderr
+    assert "unit 2: abb-b23-b24" in done.stderr
+    assert "unit 3: nothing it says tells its kind, serial 30000003" in done.stderr
+    assert "3 devices found, 1 to be chosen a map for by the label" in done.stderr
+    told = tomllib.loads(done.stdout)
+    assert [bus["url"] for bus in told["bus"]] == [f"serial://{line.path}?baudrate=9600&parity=N&stopbits=1"]
+    assert [(one["unit"], one["map"], one["rated_kw"]) for one in told["meter"]] == [
+        (1, "eastron-sdm630", 0),
+        (2, "abb-b23-b24", 0),
+        (3, "", 0),
+    ]
+    wire = line.wire
+    assert isinstance(wire, Tapped)
+    parts = [rtu_parts(frame) for frame in wire.heard]
+    assert len(parts) > 10 and all(part is not None and part[1][0] in (3, 4) for part in parts)
+
+    config = tmp_path / "config.toml"
+    config.write_text(SITE.format(tmp_path) + done.stdout)
+    with pytest.raises(ConfigError, match=r"rated_kw|greater than 0"):
+        settings.load(config)  # what was not filled in is refused
+    filled = done.stdout.replace("rated_kw   = 0 ", "rated_kw   = 50 ").replace(
+        'map        = "" ', 'map = "eastron-sdm230" '
+    )
+    config.write_text(SITE.format(tmp_path) + filled.replace("map = ", 'production = "energy_export"\nmap = '))
+    loaded = settings.load(config).settings
+    assert [one.serial for one in loaded.meter] == ["30000001", "30000002", "30000003"]
+
+
+def test_json_tells_the_same(line: Line) -> None:
+    done = scan(str(line.path), "--units", "1-3", "--baud", "9600", "--parity", "N", "--json")
+    told = json.loads(done.stdout)
+    assert [(one["unit"], one["map"], one["serial"], one["ambiguous"]) for one in told["found"]] == [
+        (1, "eastron-sdm630", "30000001", False),
+        (2, "abb-b23-b24", "30000002", False),
+        (3, None, "30000003", True),
+    ]
+    assert "eastron-sdm230" in [fit["map"] for fit in told["found"][2]["candidates"]]
+    assert told["complete"] and told["garbled"] == [] and told["requests"] > 10
+    assert tomllib.loads(told["config"])["bus"][0]["id"] == "bus-1"
+
+
+def test_a_bus_of_the_configuration_is_scanned_as_it_is_set_first(line: Line, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        SITE.format(tmp_path) + f'[[bus]]\nid = "roof"\nurl = "{line.url}"\n'
+        '[[meter]]\nid = "one"\nbus = "roof"\nunit = 1\nmap = "eastron-sdm630"\nrated_kw = 5\n'
+    )
+    done = scan("roof", "--units", "1", "--config", str(config))
+    assert done.return_value == 0 and tomllib.loads(done.stdout)["bus"][0]["id"] == "roof"
+    with pytest.raises(UsageError, match="there is no bus rof") as raised:
+        scan("rof", "--config", str(config))
+    assert "roof" in raised.value.hint
+
+
+def test_nothing_found_is_exit_1_with_the_next_steps() -> None:
+    with Line(Wire({})) as line:
+        done = scan(str(line.path), "--units", "1-2", "--baud", "9600", "--parity", "N", "--timeout", "50ms")
+    assert done.return_value == 1 and done.stdout == ""
+    for word in ("swap A and B", "powered", "120 ohms", "--timeout 1s"):
+        assert word in done.stderr
+
+
+def test_hosts_are_scanned_over_several_ports() -> None:
+    with (
+        Server({1: meter("eastron-sdm630", 1)}, unknown="refuse") as one,
+        Server({3: meter("eastron-sdm120", 3)}, unknown="refuse") as two,
+    ):
+        done = scan("127.0.0.1-2", "--ports", f"{one.port},{two.port}", "--units", "1,3")
+        assert done.return_value == 0, done.output
+        told = tomllib.loads(done.stdout)
+        assert [(bus["id"], bus["url"]) for bus in told["bus"]] == [("bus-1", one.url), ("bus-2", two.url)]
+        assert [(m["bus"], m["unit"], m["map"]) for m in told["meter"]] == [
+            ("bus-1", 1, "eastron-sdm630"),
+            ("bus-2", 3, "eastron-sdm120"),
+        ]
+        done = scan(f"127.0.0.1:{one.port}", "--units", "1", "--json")
+        assert [found["map"] for found in json.loads(done.stdout)["found"]] == ["eastron-sdm630"]
+
+
+def test_a_host_that_is_not_there_says_why() -> None:
+    with Server({}) as gone:
+        port = gone.port
+    done = scan(f"127.0.0.1:{port}")
+    assert done.return_value == 1
+    assert "refused" in done.stderr and "Modbus TCP" in done.stderr
+
+
+def test_a_port_that_another_program_has_is_told(line: Line) -> None:
+    import serial
+
+    with serial.Serial(str(line.path), exclusive=True), pytest.raises(BusUnreachable) as raised:
+        scan(str(line.path), "--units", "1", "--baud", "9600")
+    assert "systemctl stop heliograph" in raised.value.hint
+    assert raised.value.exit_code == 69
+
+
+def test_a_port_that_is_not_there_is_told() -> None:
+    with pytest.raises(BusUnreachable, match="ttyNowhere") as raised:
+        scan("/dev/ttyNowhere")
+    assert "plugged in" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "hint"),
+    [
+        ([], "where shall be looked", ""),
+        (["192.168.1.60-10"], "runs backwards", "192.168.1.10-60"),
+        (["10.0.0.0/8"], "16777216 addresses", "1024"),
+        (["192.168.1.5:70000"], "no port 70000", "65535"),
+        (["tpc://192.168.1.5"], "not the address of a bus", "tcp://"),
+        (["/dev/ttyUSB0", "--units", "1-300"], "1-300 is not within 0 to 255", "1-20"),
+        (["/dev/ttyUSB0", "--units", "one"], "'one' is no number", "1-20"),
+        (["/dev/ttyUSB0", "--baud", "12"], "12 is not within 300", "1-20"),
+        (["/dev/ttyUSB0", "--parity", "X"], "X is no parity", "N, E or O"),
+        (["/dev/ttyUSB0", "--timeout", "5"], "--timeout 5", "with its unit"),
+        (["/dev/ttyUSB0", "--timeout", "5m"], "not within 20ms", "10ms"),
+        (["127.0.0.1", "--ports", "0"], "0 is not within 1", "1-20"),
+    ],
+)
+def test_what_was_written_wrongly_is_told(arguments: list[str], told: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=told) as raised:
+        scan(*arguments)
+    assert hint in raised.value.hint
+
+
+def test_a_word_without_a_configuration_says_what_it_could_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        scan("rs485", "--config", str(tmp_path / "none.toml"))
+    assert "/dev/ttyUSB0" in raised.value.hint
+
+
+def test_ctrl_c_prints_what_was_found_so_far() -> None:
+    with Line(Wire({1: meter("eastron-sdm630", 1)})) as line:
+        process = subprocess.Popen(
+            [*HELIOGRAPH, "scan", str(line.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stderr is not None
+            for told in process.stderr:
+                if "unit 1: eastron-sdm630" in told:
+                    break
+            os.kill(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1, err
+    assert tomllib.loads(out)["meter"][0]["map"] == "eastron-sdm630"
+    assert "Stopped before everything" in err
