@@ -22,7 +22,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from heliograph.app import App
 from heliograph.core.chain import GENESIS, pack_message
 from heliograph.core.delivery import BEGIN_WITHIN
-from heliograph.core.errors import HeliographError, StoreError, StoreFault, UsageError
+from heliograph.core.errors import BusError, BusRefused, HeliographError, StoreError, StoreFault, UsageError
+from heliograph.core.registers import Timing
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
@@ -322,6 +323,8 @@ class Daemon:
             return self.app.copy_store(Path(wish["path"]) if wish["path"] else None)
         if parts[:3] == ["api", "v1", "reconcile"] and len(parts) == 5 and wish is not None:
             return self._compare(parts[3], parts[4], date.fromisoformat(wish["first"]))
+        if parts[:3] == ["api", "v1", "buses"] and len(parts) == 5 and parts[4] == "words" and isinstance(wish, dict):
+            return self._words(parts[3], wish)
         if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
             return self._meter(parts[3], parts[4:], wish)
         raise KeyError(path)
@@ -361,6 +364,22 @@ class Daemon:
             "absent": {},
             "doubts": [error] if (error := self.live.errors.get(id)) else [],
         }
+
+    def _words(self, bus: str, wish: dict[str, Any]) -> Any:
+        """One read for somebody who looks at a line beside the polling; between two rounds, for the port is ours."""
+        line = next((one for one in self.lines if one.bus_id == bus), None)
+        if line is None:
+            raise KeyError(bus)
+        with line.lock:
+            try:
+                timing = Timing(**wish["timing"])
+                words = line.bus().read(wish["unit"], wish["function"], wish["address"], wish["count"], timing)
+            except BusError as error:
+                failed = {"failed": type(error).__name__, "message": error.message, "hint": error.hint}
+                return failed | ({"code": error.code} if isinstance(error, BusRefused) else {})
+            except (KeyError, TypeError, ValueError) as error:
+                raise UsageError(f"this is no read of registers: {error}") from error
+        return {"words": list(words)}
 
     def _serial(self, id: str) -> str | None:
         try:

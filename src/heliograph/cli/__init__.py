@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "scan": "Look for meters on a line or among hosts; print the configuration to paste.",
     "read": "Show the live values of a meter.",
     "doctor": "Find out why a line does not work, and say what to do first.",
+    "probe": "Show registers under every plausible decoding, and which of these fit.",
     "status": "Show the site at a glance; exit 1 when something needs attention.",
     "days": "List closed, held and missing days.",
     "explain": "Show where a day's figure comes from.",
