@@ -24,7 +24,7 @@ from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Uplink
 from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
-from heliograph.work.change import confirm, introduce
+from heliograph.work.change import introduce, meaning
 from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ class App:
             for source in loaded.sources:
                 store.readings.know_map(source.digest, source.name, source.text)
             store.readings.know_meter(meter.id, meter.production)
-            if (change := introduce(meter, store, library.from_texts)) is not None:
-                log.error("counter_changed", meter=meter.id, what=change.words, hint=confirm(meter.id))
+            introduce(meter, store, library.from_texts)
             for report in meter.reports:
                 store.outbox.queue(meter.id, report, now)
         store.days.carry_over(now)
@@ -216,6 +215,7 @@ class App:
                     "map_name": meter.map.name,
                     "production": meter.production,
                     "order": chosen.order,
+                    "means": means.digest if (means := meaning(meter)) is not None else None,
                     "rated_kw": str(meter.rated_kw),
                     "baseline_wh": meter.baseline_wh,
                     "serial": meter.serial,

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -27,6 +28,7 @@ from heliograph.core.registers import Timing
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
+from heliograph.work.change import waiting
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver, free
 from heliograph.work.health import Live, Pause, as_json, health
@@ -117,6 +119,9 @@ class Daemon:
         self._add("copy", COPY_LOOK, self._stored(self._copy), later=True)
         self._scheduler.start()
         threading.Thread(target=self._mind_the_clock, name="clock", daemon=True).start()
+        with suppress(StoreError):  # what cannot be read now is told by `status` when it can
+            for changed in waiting(self.app.meters, self.store):
+                log.error("counter_changed", what=changed)
         log.info(
             "started", site=self.app.config.settings.site.id, meters=len(self.app.meters), data=str(self.app.data_dir)
         )

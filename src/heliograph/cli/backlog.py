@@ -25,6 +25,7 @@ from heliograph.core import durations
 from heliograph.core.daily import day_of
 from heliograph.core.delivery import BY_PERSON, SETTLED, advice, filled
 from heliograph.core.figures import kwh
+from heliograph.work.change import waiting as changed
 from heliograph.work.decide import waiting
 
 if TYPE_CHECKING:
@@ -72,9 +73,12 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
     if as_json:
         print_json(rows)
         return 1 if waits else 0
+    unconfirmed = changed(app.meters, store, meter)
+    for line in unconfirmed:
+        click.echo(f"! {line}", err=True)
     if not rows:
         click.echo("Nothing waits: every closed day is confirmed.")
-        return 0
+        return 1 if unconfirmed else 0
     print_table(
         ("uplink", "meter", "day", "kWh", "state", "tries", "since", "why", "next"),
         [
@@ -102,7 +106,7 @@ def show(meter: str | None, day: str | None, uplink: str | None, limit: int, con
                 click.echo(f"  {tried(one)}")
     for device in blocked:
         click.echo(f"! {device}. {device.todo}")
-    return 1 if waits else 0
+    return 1 if waits or unconfirmed else 0
 
 
 def _why(row: Mapping[str, Any]) -> str:

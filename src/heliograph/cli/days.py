@@ -23,6 +23,7 @@ from heliograph.core.figures import kwh
 @config_option
 @json_option
 def command(meter: str | None, first: str | None, last: str, config: Path | None, as_json: bool) -> int:
+    from heliograph.work.change import waiting
     from heliograph.work.close_days import estimated_wh
     from heliograph.work.count_polls import covered
 
@@ -84,9 +85,12 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
     if as_json:
         print_json(rows)
         return 0
+    unconfirmed = waiting(app.meters, store, name)
+    for line in unconfirmed:
+        click.echo(f"! {line}", err=True)
     if not rows:
         click.echo(f"No day from {start} to {end} is closed yet. A day is closed after its midnight: heliograph status")
-        return 0
+        return 1 if unconfirmed else 0
     print_table(
         ("meter", "day", "state", "period kWh", "estimated", "total kWh", "read", "remark"),
         [
@@ -105,7 +109,7 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
         right=("period kWh", "estimated", "total kWh", "read"),
     )
     click.echo("Where a figure comes from: heliograph explain METER DAY")
-    return 1 if any(row["state"] == "held" for row in rows) else 0
+    return 1 if unconfirmed or any(row["state"] == "held" for row in rows) else 0
 
 
 def _share(coverage: dict[str, Any] | None) -> str:

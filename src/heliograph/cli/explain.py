@@ -187,6 +187,9 @@ def _on_the_way(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     for seam in found["seams"]:
         day = "on this day" if seam["on_this_day"] else "before it"
         yield f"  {seam['text']} ({day}): from there on {seam['offset_wh']:+,} Wh are added to the device's counter"
+        if seam["was"] and seam["is"]:
+            yield f"    was {seam['was']['text']} [{seam['was']['digest'][:8]}]"
+            yield f"    is  {seam['is']['text']} [{seam['is']['digest'][:8]}]"
         if seam["recorded"]:
             yield f"    recorded {utc(seam['recorded'])}{': ' * bool(seam['note'])}{seam['note']}"
     if found["events"]:

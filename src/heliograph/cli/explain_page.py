@@ -249,6 +249,7 @@ def _on_the_way(found: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
                 f"{seam['offset_wh']:+,}",
                 escape(
                     f"serial {seam['old_serial'] or '?'} to {seam['new_serial']}. " * bool(seam["new_serial"])
+                    + (f"Was {seam['was']['text']}, is {seam['is']['text']}. " if seam["was"] and seam["is"] else "")
                     + seam["note"]
                 ),
             )

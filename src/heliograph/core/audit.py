@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ from heliograph.core.daylight import LONGEST, Position, light
 from heliograph.core.entries import index_wh
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, continuous
+from heliograph.core.meaning import meaning_of
 from heliograph.core.registers import MeterMap
 
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -97,6 +98,8 @@ class Audit:
         self._configs: list[tuple[datetime, dict[str, Any]]] = []
         self._borders: dict[tuple[str, str], tuple[int, int]] = {}
         self._seams: dict[str, list[Seam]] = {}
+        self._meanings: dict[tuple[str, int], str] = {}
+        """What a meter's counter means between two seams, by the number of seams before."""
         self._days: set[tuple[str, str]] = set()
         self._final: set[tuple[str, str, str]] = set()
         self._aside: set[tuple[str, str, str]] = set()
@@ -308,10 +311,25 @@ class Audit:
         words = [int(reading["words"][at : at + 4], 16) for at in range(0, len(reading["words"]), 4)]
         factors = {name: Decimal(text) for name, text in {**reading["settings"], **chosen["factors"]}.items()}
         found = index_wh(map, chosen["production"], chosen["order"], reading["address"], words, factors)
+        self._mean(meter, reading, map, chosen)
         if found != reading["index_wh"]:
             shown = "nothing" if found is None else f"{kwh(found)} kWh"
             self._find(f"{meter}: the words {reading['words']} say {shown}, not {kwh(reading['index_wh'])} kWh")
         self.report.decoded += 1
+
+    def _mean(self, meter: str, reading: Mapping[str, Any], map: MeterMap, chosen: Mapping[str, Any]) -> None:
+        """Between two seams a counter is read in one way; told only where it was looked after when it was read."""
+        if "means" not in chosen:
+            return
+        map = replace(map, order=chosen["order"]) if chosen["order"] else map
+        means = meaning_of(map, chosen["production"], chosen["factors"])
+        if means is None or means.digest != chosen["means"]:
+            self._find(f"{meter}: its counter is not what the configuration says of it at {reading['at']}")
+            return
+        at = _when(reading["at"])
+        before = [seam for seam in self._seams.get(meter, []) if seam.kind != "correction" and seam.at <= at]
+        if self._meanings.setdefault((meter, len(before)), means.digest) != means.digest:
+            self._find(f"{meter}: at {reading['at']} its counter is read in another way than before, without a seam")
 
     def _verdict(self, body: dict[str, Any]) -> None:
         for meter, rows in body["meters"].items():

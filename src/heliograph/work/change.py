@@ -7,7 +7,7 @@ doubt that names the difference, so that no border, no day and no platform ever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -49,7 +49,7 @@ class Change:
 def pending(meter: Meter, store: Store) -> Change | None:
     """The change that nobody has confirmed yet; None where the counter is read as what is booked of it."""
     known = store.readings.meaning(meter.id)
-    new = _today(meter)
+    new = meaning(meter)
     if known is None or known[1] is None or new is None:
         return None
     old = _stored(known[1])
@@ -64,7 +64,7 @@ def introduce(
     A store that was written before meanings were stored tells it by the map and the configuration of its newest
     believed reading; where those are not to be had, today's meaning is taken.
     """
-    known, new = store.readings.meaning(meter.id), _today(meter)
+    known, new = store.readings.meaning(meter.id), meaning(meter)
     if known is None or new is None:
         return None
     production, said = known
@@ -120,9 +120,14 @@ def old_index_wh(change: Change, reading: Reading, meter: Meter) -> int | None:
 
 def told(change: Change, meter: Meter, store: Store) -> str:
     """For a person: what was changed, what it does to the counter, and what can be done."""
-    text = f"{meter.id}: its counter is read in another way than what is booked of it: {change.words}"
     good, newest = store.readings.last_good(meter.id), next(marked(change, meter.id, store), None)
-    if newest is not None and newest.index_wh is not None:
+    if newest is None:
+        return (
+            f"{meter.id}: its counter is to be read in another way than what is booked of it: {change.words}. Nothing "
+            f"was read so yet; what will be is kept, but neither booked nor delivered. {confirm(meter.id)}"
+        )
+    text = f"{meter.id}: its counter is read in another way than what is booked of it: {change.words}"
+    if newest.index_wh is not None:
         old = old_index_wh(change, newest, meter)
         if old is not None:
             text += f". It reads {kwh(newest.index_wh)} instead of {kwh(old)} kWh, {_signed(newest.index_wh - old)} kWh"
@@ -130,6 +135,13 @@ def told(change: Change, meter: Meter, store: Store) -> str:
             text += f". It reads {kwh(newest.index_wh)} kWh; before the change it read {kwh(good.index_wh)} kWh"
     since = f" after {good.moment.at:%Y-%m-%d %H:%M} UTC" if good is not None else ""
     return f"{text}. Readings are kept, but nothing{since} is booked or delivered. {confirm(meter.id)}"
+
+
+def waiting(meters: Sequence[Meter], store: Store, name: str | None = None) -> list[str]:
+    """A line for each meter of which no further day is closed until somebody has confirmed."""
+    known = store.readings.meters()
+    found = [(one, pending(one, store)) for one in meters if one.id in known and name in (None, one.id)]
+    return [f"{told(change, one, store)}." for one, change in found if change is not None]
 
 
 def confirm(meter: str) -> str:
@@ -144,7 +156,8 @@ def _signed(wh: int) -> str:
     return f"{'+' if wh > 0 else ''}{kwh(wh)}"
 
 
-def _today(meter: Meter) -> Meaning | None:
+def meaning(meter: Meter) -> Meaning | None:
+    """What the production counter means by today's map and configuration."""
     return meaning_of(meter.map, meter.production, dict(meter.factors))
 
 

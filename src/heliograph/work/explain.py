@@ -26,10 +26,12 @@ from heliograph.core.decode import Absent, addresses, kept, ordered, value
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, continuous
+from heliograph.core.meaning import Meaning
 from heliograph.core.quantity import UNITS
 from heliograph.core.readings import Reading
 from heliograph.core.registers import FUNCTION_CODES, MeterMap, Order, Register
 from heliograph.store import Store
+from heliograph.work.change import TENTATIVE, confirm
 from heliograph.work.close_days import estimated_wh
 from heliograph.work.count_polls import covered
 
@@ -51,6 +53,8 @@ class Setting:
 
     order: Order | None = None
     factors: Mapping[str, Decimal] = field(default_factory=dict)
+    production: str = ""
+    """The counter that was production then; '' where nobody wrote it down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,9 @@ def _settings(meter: str, store: Store) -> list[tuple[datetime, Setting]]:
     for entry in store.chain.configurations():
         if (said := entry.content["meters"].get(meter)) is not None:
             factors = {name: Decimal(number) for name, number in said["factors"].items()}
-            found.append((datetime.fromisoformat(entry.content["at"]), Setting(said["order"], factors)))
+            found.append(
+                (datetime.fromisoformat(entry.content["at"]), Setting(said["order"], factors, said["production"]))
+            )
     return found
 
 
@@ -398,14 +404,15 @@ def _decoded(reading: Reading, case: _Case) -> dict[str, Any] | str:
     if source is None:
         return "where it was read is not stored"
     map = case.make_map(source.map_digest, case.maps)
-    register = map.register(case.production)
+    setting = case.setting_at(reading.moment.at)
+    production = (setting.production if setting is not None else "") or case.production
+    register = map.register(production)
     if register is None:
-        return f"the map {map.name} has no {case.production}"
+        return f"the map {map.name} has no {production}"
     at = {source.address + number: word for number, word in enumerate(reading.words)}
     if not set(addresses(register)) <= set(at):
-        return f"{case.production} is not among the words that are stored"
+        return f"{production} is not among the words that are stored"
     words = [at[address] for address in addresses(register)]
-    setting = case.setting_at(reading.moment.at)
     order = _order(map, register, setting)
     factors = dict(setting.factors) if setting is not None else {}
     factors |= {name: Decimal(str(reading.values[name])) for name in register.times if name in reading.values}
@@ -431,13 +438,13 @@ def _decoded(reading: Reading, case: _Case) -> dict[str, Any] | str:
             *(f" x {name} {number}" for name, number in used.items()),
         ]
     )
-    text = f"{case.production} at {place}: {raw} as {register.type} {order}{scaled} = {shown} {register.unit}"
+    text = f"{production} at {place}: {raw} as {register.type} {order}{scaled} = {shown} {register.unit}"
     if floored != reading.index_wh:
         others = [one for one in get_args(Order) if _floored(register, shown_in(one)) == reading.index_wh]
         text += ", which is not the stored counter: what the site said about this meter then must have differed"
         text += f" (with byte order {others[0]} it fits)" if others else " (factors, byte order)"
     return {
-        "quantity": case.production,
+        "quantity": production,
         "type": register.type,
         "order": order,
         "addresses": list(addresses(register)),
@@ -559,8 +566,14 @@ def _seam(seam: Seam, case: _Case) -> dict[str, Any]:
         "note": seam.note,
         "recorded": case.store.evidence.seam_recorded(seam.id) if seam.id is not None else None,
         "on_this_day": case.start < seam.at <= case.end,
+        "was": _meaning(seam.old_meaning),
+        "is": _meaning(seam.new_meaning),
         "text": str(seam),
     }
+
+
+def _meaning(one: Meaning | None) -> dict[str, Any] | None:
+    return {"text": str(one), **one.as_json()} if one is not None else None
 
 
 def _maps(found: Mapping[str, Any], case: _Case) -> list[dict[str, str]]:
@@ -672,6 +685,8 @@ def _open(case: _Case, now: datetime, good: Sequence[Reading], last: Border | No
         return reason, "It is closed after its midnight, once the meter was read again."
     if newest is not None and not _counts(newest):
         why = newest.doubt or CLOCKS[0]
+        if TENTATIVE in why:
+            return f"the newest reading waits for a person: {why}", confirm(case.meter)
         return (
             f"the newest reading is not believed: {why}",
             f"If another counter took over: heliograph swap {case.meter}. Else see: heliograph status",
