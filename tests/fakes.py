@@ -12,7 +12,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from heliograph import library
-from heliograph.core.delivery import DayRow, Missing, Note, Parcel, ReadBack, Stored, Verdict
+from heliograph.core.delivery import DayRow, Missing, Note, Parcel, ReadBack, Registered, Roll, Stored, Verdict
 from heliograph.core.registers import Timing
 from heliograph.core.site import Meter, Report
 from heliograph.work.close_days import Rules
@@ -153,6 +153,10 @@ class FakeUplink:
             held = self.stored.get((row.remote_id, row.day.isoformat()))
             found[row.id] = Stored(*held) if held else Missing()
         return found
+
+    def look_up(self, remote_ids: Sequence[str]) -> Roll:
+        self.requests += 1
+        return Roll(tuple(Registered(one, True) for one in remote_ids))
 
     def token_until(self) -> datetime | None:
         return self.ends

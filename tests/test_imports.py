@@ -35,7 +35,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "daemon": {"core", "ports", "control", "store", "work", "app"},  # hands the app's store to the work
     "web": {"core", "ports", "work", "app"},
     "cli": WHOLE,
-    **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "sandbox", "demo")},
+    **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "sandbox", "demo", "commission")},
     "rehearsal": {"core", "library"},  # never our own bus or uplink: a mistake made twice would look right
     "rehearsal.demo": WHOLE | {"store"},  # runs the product as a person would, then compares with what it stored
     "__main__": {"cli"},

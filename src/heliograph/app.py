@@ -80,19 +80,33 @@ class App:
     def open_bus(self, bus: str) -> Bus:
         return open_bus(self.bus_settings(bus).url)
 
-    def uplinks(self) -> list[Uplink]:
-        """Every uplink that is set up, with its token source; nothing is sent by making one."""
+    def uplinks(self, *, remembered: bool = True) -> list[Uplink]:
+        """Every uplink that is set up, with its token source; nothing is sent by making one.
+
+        `remembered`: its requests count in the gateway's next life too, which leaves a small file in data_dir.
+        """
         found: list[Uplink] = []
         if (redex := self.config.settings.uplink.redex) is not None:
-            found.append(_redex(redex, self.clock, self._gate("redex", redex.per_minute)))
+            found.append(_redex(redex, self.clock, self._gate("redex", redex.per_minute, remembered)))
         if (drec := self.config.settings.uplink.drec) is not None:
-            found.append(_drec(drec, self.clock, self._gate("drec", drec.per_minute), self.meters))
+            found.append(_drec(drec, self.clock, self._gate("drec", drec.per_minute, remembered), self.meters))
         return found
 
-    def _gate(self, uplink: str, per_minute: int) -> Gate:
+    def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
+        """The uplink of that name exactly as this site has it set up, but at a stand-in platform."""
         from heliograph.uplink.gate import Gate
 
-        return Gate(per_minute, self.clock, self.data_dir / f"requests.{uplink}")
+        where = {"base_url": base_url, "token": settings.Secret(file=token), "login": None, "ca_file": None}
+        chosen = _uplink(self.config, name).model_copy(update=where)
+        gate = Gate(60, self.clock)
+        if isinstance(chosen, DrecSettings):
+            return _drec(chosen, self.clock, gate, self.meters)
+        return _redex(chosen, self.clock, gate)
+
+    def _gate(self, uplink: str, per_minute: int, remembered: bool) -> Gate:
+        from heliograph.uplink.gate import Gate
+
+        return Gate(per_minute, self.clock, self.data_dir / f"requests.{uplink}" if remembered else None)
 
     def spread(self, uplink: str) -> timedelta:
         return _uplink(self.config, uplink).spread

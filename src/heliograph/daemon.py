@@ -303,6 +303,20 @@ class Daemon:
         found = compare(uplink, self.store, clock, pace, meter, first)
         return {"months": [{**asdict(one), "difference_wh": one.difference_wh} for one in found]}
 
+    def _look_up(self, name: str, remote_ids: list[str]) -> Any:
+        """What a platform knows of devices: the daemon may be the only one that sees the token."""
+        uplink = next((one for one in self.uplinks if one.name == name), None)
+        if uplink is None:
+            raise KeyError(name)
+        roll, until = uplink.look_up(remote_ids), uplink.token_until()
+        trouble = roll.trouble
+        return {
+            "devices": [asdict(one) for one in roll.devices],
+            "trouble": trouble
+            and {"rule": trouble.rule, "text": trouble.text, "remedy": trouble.remedy, "token": trouble.token},
+            "token_until": until and until.isoformat(),
+        }
+
     def _prune(self) -> None:
         retention = self.app.config.settings.retention
         prune(self.store, self.app.clock, retention.fine, retention.hourly)
@@ -330,6 +344,8 @@ class Daemon:
             return self._compare(parts[3], parts[4], date.fromisoformat(wish["first"]))
         if parts[:3] == ["api", "v1", "buses"] and len(parts) == 5 and parts[4] == "words" and isinstance(wish, dict):
             return self._words(parts[3], wish)
+        if parts[:3] == ["api", "v1", "uplinks"] and parts[4:] == ["look-up"] and wish is not None:
+            return self._look_up(parts[3], wish["devices"])
         if parts[:3] == ["api", "v1", "meters"] and len(parts) > 3:
             return self._meter(parts[3], parts[4:], wish)
         raise KeyError(path)

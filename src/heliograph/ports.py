@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Verdict
+from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Roll, Verdict
 from heliograph.core.registers import Function, Timing
 
 
@@ -140,6 +140,10 @@ class Uplink(Protocol):
 
     def notes(self) -> Sequence[Note]:
         """What a person should know about the platform and the devices there, as it stands now."""
+        ...
+
+    def look_up(self, remote_ids: Sequence[str]) -> Roll:
+        """What the platform knows of these devices, asked now; nothing that belongs to a day leaves."""
         ...
 
     def date(self) -> datetime | None:

@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "read": "Show the live values of a meter.",
     "doctor": "Find out why a line does not work, and say what to do first.",
     "probe": "Show registers under every plausible decoding, and which of these fit.",
+    "commission": "Go over a new site with the installer; ends green or with a list, and writes a report.",
     "status": "Show the site at a glance; exit 1 when something needs attention.",
     "days": "List closed, held and missing days.",
     "explain": "Show where a day's figure comes from.",

@@ -175,6 +175,27 @@ class Note:
     alarm: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What a platform says of one device when it is only asked. None: it does not tell."""
+
+    remote_id: str
+    known: bool | None = None
+    capacity_kw: float | None = None
+    text: str = ""
+    """What else a person should know about it there; with what to do, where it is unknown or barred."""
+    barred: bool = False
+    """It is known, and nothing is taken for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """The devices of a platform that were asked about, or why it could not be asked."""
+
+    devices: tuple[Registered, ...] = ()
+    trouble: Verdict | None = None
+
+
 # Rules that a person or this gateway gave a row, rather than a platform. A row that is set aside is rejected and stops
 # nobody.
 HISTORY = "history"

@@ -119,8 +119,13 @@ class SimulatedMeter:
         too_long: int | None = ILLEGAL_VALUE,
         gaps: Literal["zeros", "refuse"] | None = None,
         layout: Layout | None = None,
+        cts: tuple[int, ...] | None = None,
     ) -> None:
         """`started`: when the counters stood at their start values; now unless given.
+
+        `cts`: the conductor that the current transformer of each phase sits on, negative where it is turned round:
+        (1, -2, 3) is a turned one on L2, (2, 1, 3) has those of L1 and L2 exchanged. The totals are then what a meter
+        makes of it that adds the signed powers of its phases at each moment, as Eastron's do, and counts the sum.
 
         `too_long` is the exception for more than `max_words` (None: silence). `gaps` tells what undefined
         registers between defined ones do; by default what the map says. `settings` overrides any quantity.
@@ -150,6 +155,7 @@ class SimulatedMeter:
         self.settings[map.identity.serial or "serial_number"] = self.serial
         self.settings.update(settings or {})
         self._shares = (1000,) if map.phases == 1 or not _has_phases(map) else SHARES
+        self._cts = _wired(map, cts, len(self._shares))
         # A map without import and export is an inverter's: power is positive while it produces.
         self._producer = map.register("energy_export") is None and map.register("energy_import") is None
         self._start = {"export": start_export_wh, "import": start_import_wh}
@@ -215,13 +221,16 @@ class SimulatedMeter:
         part = match["part"]
         if part == "t2":  # everything is counted under the first tariff
             return 0
-        share = self._shares[int(match["phase"]) - 1] if match["phase"] and len(self._shares) > 1 else 1000
-        moved = self._energy(match["kind"], match["way"], share, at)
+        phase = int(match["phase"]) if match["phase"] and len(self._shares) > 1 else None
+        moved = self._energy(match["kind"], match["way"], phase, at)
         since = self._since(part, at)
-        return moved if since is None else moved - self._energy(match["kind"], match["way"], share, since)
+        return moved if since is None else moved - self._energy(match["kind"], match["way"], phase, since)
 
-    def _energy(self, kind: str | None, way: str | None, share: int, at: datetime) -> int:
+    def _energy(self, kind: str | None, way: str | None, phase: int | None, at: datetime) -> int:
+        share = self._shares[phase - 1] if phase is not None else 1000
         exported, imported = self.energy_wh(at, "export", share), self.energy_wh(at, "import", share)
+        if self._cts is not None:
+            exported, imported = self._miscounted(phase, share, at)
         if kind == "reactive_":
             exported, imported = math.floor(exported * REACTIVE_EXPORT), math.floor(imported * REACTIVE_IMPORT)
         elif kind == "apparent_":
@@ -234,6 +243,32 @@ class SimulatedMeter:
             case "total" if not self._producer:
                 return imported + exported
         return exported
+
+    def _seen(self, way: str, phase: int | None) -> Fraction:
+        """The part of a true power that the element of a phase, or all of them together, make of it.
+
+        Below zero it shows as power in the other direction. Voltage and current of one phase are as far apart as the
+        power factor says; of two phases 120 degrees more or less.
+        """
+        assert self._cts is not None
+        angle = math.acos(POWER_FACTOR_EXPORT if way == "export" else POWER_FACTOR_IMPORT)
+        found = Fraction(0)
+        for number, conductor in enumerate(self._cts, 1):
+            if phase is None or phase == number:
+                turned = math.copysign(1, conductor) / math.cos(angle)
+                away = math.radians(120) * (abs(conductor) - number)
+                part = turned * math.cos(angle + away) if away else math.copysign(1, conductor)
+                found += Fraction(round(part * 1_000_000), 1_000_000) * self._shares[abs(conductor) - 1] / 1000
+        return found
+
+    def _miscounted(self, phase: int | None, share: int, at: datetime) -> tuple[int, int]:
+        """Export and import in Wh as the meter counts them through its current transformers, wherever they sit."""
+        counted = {way: Fraction(self._start[way] * share, 1000) for way in ("export", "import")}
+        other = {"export": "import", "import": "export"}
+        for way, curve in self._curves.items():
+            moved = Fraction(max(0, curve.work(at) - self._origin[way]), WORK_PER_WH) * self._seen(way, phase)
+            counted[way if moved > 0 else other[way]] += abs(moved)
+        return math.floor(counted["export"]), math.floor(counted["import"])
 
     def _since(self, part: str | None, at: datetime) -> datetime | None:
         """Where a counter that starts again began, in the device's own zone."""
@@ -294,6 +329,8 @@ class SimulatedMeter:
                 f"current_demand_l{phase}": demands[-1],
                 f"current_demand_max_l{phase}": self.rated_kw * share / VOLTS,
             }
+        if self._cts is not None:
+            watts, amperes = self._through_cts(now, net, "export" if exported >= imported else "import")
         lines = []
         if len(volts) == 3:
             for left, right in ((0, 1), (1, 2), (2, 0)):
@@ -317,8 +354,8 @@ class SimulatedMeter:
             "current_neutral": math.sqrt(max(0.0, squares)) if len(volts) == 3 else amperes[0],
             "current_thd_avg": 3.0,
             "active_power": sum(watts),
-            "active_power_import": imported,
-            "active_power_export": exported,
+            "active_power_import": imported if self._cts is None else max(0.0, sum(watts)),
+            "active_power_export": exported if self._cts is None else max(0.0, -sum(watts)),
             "active_power_demand": demand,
             "active_power_demand_max": self.rated_kw * 1000,
             "active_power_import_demand": max(0.0, demand),
@@ -327,8 +364,8 @@ class SimulatedMeter:
             "apparent_power_demand": abs(demand) / size,
             "apparent_power_demand_max": self.rated_kw * 1000,
             "reactive_power": reactive,
-            "power_factor": factor,
-            "power_factor_inverted": -factor,
+            "power_factor": factor if self._cts is None else sum(watts) / apparent,
+            "power_factor_inverted": -factor if self._cts is None else -sum(watts) / apparent,
             "phase_angle": angle,
             "frequency": 50 + 0.02 * wobble(self.seed, 30, seconds / 15),
             "frequency_hires": 50 + 0.02 * wobble(self.seed, 30, seconds / 15),
@@ -343,6 +380,26 @@ class SimulatedMeter:
         }
         self._latest = (at, now)
         return now
+
+    def _through_cts(self, now: dict[str, float], net: float, way: str) -> tuple[list[float], list[float]]:
+        """Puts right what the phases show where their current transformers sit elsewhere; powers and currents."""
+        assert self._cts is not None
+        there = [now[f"current_l{number}"] for number in range(1, len(self._shares) + 1)]
+        watts, amperes = [], []
+        for phase, conductor in enumerate(self._cts, 1):
+            watts.append(net * float(self._seen(way, phase)))
+            amperes.append(there[abs(conductor) - 1])
+            apparent = now[f"voltage_l{phase}n"] * amperes[-1]
+            factor = max(-1.0, min(1.0, watts[-1] / apparent)) if apparent else math.copysign(1.0, watts[-1])
+            now |= {
+                f"current_l{phase}": amperes[-1],
+                f"active_power_l{phase}": watts[-1],
+                f"apparent_power_l{phase}": apparent,
+                f"reactive_power_l{phase}": math.copysign(apparent * math.sqrt(1 - factor**2), watts[-1]),
+                f"power_factor_l{phase}": factor,
+                f"phase_angle_l{phase}": math.degrees(math.acos(factor)),
+            }
+        return watts, amperes
 
     # -- the bank ---------------------------------------------------------------------------------------------
 
@@ -544,6 +601,19 @@ def _addresses(register: Register) -> tuple[int, ...]:
     if register.address is None:
         return ()
     return tuple(range(register.address, register.address + (WIDTHS.get(register.type) or register.words or 1)))
+
+
+def _wired(map: MeterMap, cts: tuple[int, ...] | None, phases: int) -> tuple[int, ...] | None:
+    """None where every current transformer is where it belongs."""
+    right = tuple(range(1, phases + 1))
+    if cts is None or cts == right:
+        return None
+    if tuple(sorted(abs(one) for one in cts)) != right:
+        raise UsageError(
+            f"{map.name}: the current transformers sit on {list(cts)}",
+            hint=f"Name each conductor once, negative where it is turned: {list(right)} is as it should be",
+        )
+    return cts
 
 
 def _has_phases(map: MeterMap) -> bool:

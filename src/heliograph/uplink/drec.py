@@ -27,6 +27,8 @@ from heliograph.core.delivery import (
     Note,
     Parcel,
     ReadBack,
+    Registered,
+    Roll,
     State,
     Stored,
     Unknown,
@@ -389,6 +391,25 @@ class Drec:
         if self._organization is not None and device is not None and device.number is not None:
             return str(device.number)
         return remote_id
+
+    def look_up(self, remote_ids: Sequence[str]) -> Roll:
+        """By the platform's own list of the account's devices."""
+        self._devices.doubt(self._now())
+        if (verdict := self._devices.refresh(self._now())) is not None:
+            return Roll(trouble=verdict)
+        found = []
+        for remote_id in remote_ids:
+            device = self._devices.get(remote_id)
+            if device is not None:
+                kw = device.plant.capacity_kw if device.plant is not None else None
+                fixed = device.read_type not in (None, self._type)
+                words = f"Its reads are fixed to {device.read_type}: set read_type so." if fixed else ""
+                found.append(Registered(remote_id, True, kw, words, barred=fixed))
+            elif self._devices.complete:
+                found.append(Registered(remote_id, False, text=f"The platform lists no device {remote_id}. {REGISTER}"))
+            else:
+                found.append(Registered(remote_id, text=self._devices.trouble))
+        return Roll(tuple(found))
 
     def _exchange(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None

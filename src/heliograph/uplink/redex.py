@@ -11,11 +11,11 @@ import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
 
 from heliograph.core import figures
-from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Verdict
+from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Registered, Roll, Unknown, Verdict
 from heliograph.core.errors import ConfigError
 from heliograph.uplink.http import Answer, Exchange, Http, fault
 from heliograph.uplink.redex_answers import READ_BACK, envelope, process_id, same, trouble
@@ -29,6 +29,7 @@ STATUS_PATHS = ("/public/v2/generation-datas/statuses", "/public/v2/generation-d
 MAX_RECORDS = 3000
 # More than any number of parts: an inverter that shares no request.
 ALONE = 2**20
+UNKNOWN = "Register the inverter there under this name (RemoteInvId), or correct report_as."
 DECLINED = "Ask REDEX why. The days stay due, and leave by themselves once the group is in force again."
 
 
@@ -259,6 +260,34 @@ class Redex:
 
     def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
         return self._reads.ask(rows)
+
+    def look_up(self, remote_ids: Sequence[str]) -> Roll:
+        """By the lists of the account's groups; what they do not show, by asking for its days of yesterday."""
+        listed = self._groups.listed(set(remote_ids), self._now())
+        if isinstance(listed, Verdict):
+            return Roll(trouble=listed)
+        found: list[Registered] = []
+        for remote_id in remote_ids:
+            if remote_id in listed:
+                found.append(listed[remote_id])
+                continue
+            asked = self._asked_by_name(remote_id)
+            if isinstance(asked, Verdict):
+                return Roll(tuple(found), asked)
+            found.append(asked)
+        return Roll(tuple(found))
+
+    def _asked_by_name(self, remote_id: str) -> Registered | Verdict:
+        day = self._now().astimezone(UTC).date() - timedelta(days=1)
+        start = datetime.combine(day, time(), UTC)
+        row = DayRow(0, "", remote_id, day, start, start + timedelta(days=1), 0, 0)
+        answer = self._reads.ask([row]).get(0)
+        if not isinstance(answer, Unknown):
+            return Registered(remote_id, True, text="No list of groups shows it, but its days can be asked for.")
+        verdict = answer.verdict
+        if verdict.rule in ("B400", "B422"):
+            return Registered(remote_id, False, text=f"{verdict.text}. {UNKNOWN}")
+        return verdict if verdict.pause_all else Registered(remote_id, None, text=verdict.text)
 
     def _exchange(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None

@@ -6,12 +6,12 @@ the platform's own answers decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from heliograph.core.delivery import Note, Verdict
+from heliograph.core.delivery import Note, Registered, Verdict
 from heliograph.uplink.http import Answer, Exchange, fault
 from heliograph.uplink.redex_answers import envelope, trouble
 
@@ -21,6 +21,7 @@ EVERY = timedelta(days=1)
 AT_MOST_EVERY = timedelta(hours=1)
 # The first look after a start, and as much again by chance: a fleet that comes back at once has better things to ask.
 FIRST = timedelta(hours=6)
+ASK_WHY = "Ask REDEX why: nothing is sent for it until the group is in force again."
 PAGE_ITEMS = "50"
 PAGES = 20
 # Groups whose inverters are listed in one look, the newest first.
@@ -100,6 +101,27 @@ class Groups:
             text = f"REDEX has declined the group {group.name}, and does not say which inverters belong to it"
             yield Note(f"{text}. Ask REDEX why; days of its inverters may be refused.", alarm=True)
 
+    def listed(self, remote_ids: Set[str], now: datetime) -> Mapping[str, Registered] | Verdict:
+        """Those of these inverters that the newest groups show. A verdict: nothing can be asked at all."""
+        found: dict[str, Registered] = {}
+        groups = self._groups({})
+        failed = groups if not isinstance(groups, list) else None
+        for group in (groups if isinstance(groups, list) else [])[:MOST]:
+            if remote_ids <= found.keys():
+                break
+            entries = self._pages(f"{PATH}/{group.id}/devices", {})
+            if not isinstance(entries, list):
+                failed = entries
+                break
+            for one in (one for entry in entries for one in entry.get("Inverters") or () if isinstance(one, dict)):
+                name = one.get("RemoteInvId")
+                if isinstance(name, str) and name in remote_ids and name not in found:
+                    kw, text = _kilowatts(one.get("InstalledCapacity")), _standing(group)
+                    found[name] = Registered(name, True, kw, text, barred=group.declined)
+        if failed is None or (isinstance(failed, Answer) and failed.status in (403, 404, 405)):
+            return found  # an account may send without being allowed to list
+        return trouble(failed, now) if isinstance(failed, Answer) else fault(failed)
+
     def _look(self) -> Exchange | None:
         """What failed, or None. Mostly one request: there are no declined groups."""
         found = self._groups({"Status": "Declined"})
@@ -171,3 +193,16 @@ def _group(entry: Mapping[str, Any]) -> Group | None:
     name = str(entry.get("DeviceName") or id)
     shown = f'"{name}" ({number})' if isinstance(number, str) and number else f'"{name}"'
     return Group(id, shown, str(entry.get("CreatedTime") or ""), value == "Declined")
+
+
+def _standing(group: Group) -> str:
+    return f"REDEX has declined its group {group.name}. {ASK_WHY}" if group.declined else ""
+
+
+def _kilowatts(value: object) -> float | None:
+    """kW (§4.2); text or number, and 0 where nobody said."""
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        return None
+    return found if 0 < found < 1e6 else None

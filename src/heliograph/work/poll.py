@@ -565,8 +565,13 @@ def one_client(error: BusUnreachable, meter: Meter) -> BusUnreachable:
 
 
 def _look(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict[str, Any]:
-    one = Watched(meter, Learned(), ())
-    serial = _serial(line, one, clock) if meter.map.identity.serial else None
+    one, stranger = Watched(meter, Learned(), ()), ""
+    if everything:
+        try:
+            identify(line, one, clock)
+        except WrongDevice as error:
+            stranger = error.message
+    serial = one.shown if one.identified or not meter.map.identity.serial else _serial(line, one, clock)
     names = [register.quantity for register in meter.map.registers] if everything else None
     reads = read_blocks(line, one, clock, line.plan(meter, one.learned, names))
     values: dict[str, Value] = {}
@@ -581,6 +586,12 @@ def _look(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict
         "values": values,
         "absent": absent,
         "doubts": [doubt for read in reads for doubt in read.doubts if doubt != "first reading"],
+        "words": {
+            register.quantity: [read.words[one - read.block.address] for one in addresses(register)]
+            for read in reads
+            for register in read.block.registers
+        },
+        "stranger": stranger,
     }
 
 

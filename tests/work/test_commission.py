@@ -1,0 +1,218 @@
+"""A new site, commissioned: simulated meters over real sockets, stand-in platforms on loopback, one fault at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from heliograph import app, library
+from heliograph.cli.commission import _configuration, _means
+from heliograph.core.commissioning import Check
+from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.sandbox import Sandbox
+from heliograph.rehearsal.sandbox_drec import Device
+from heliograph.rehearsal.sandbox_redex_rules import Inverter
+from heliograph.rehearsal.server import Server
+from heliograph.rehearsal.sun import Sky
+from heliograph.work.commission import Found, commission
+from tests.fakes import FakeClock, in_memory
+
+SINGAPORE = ZoneInfo("Asia/Singapore")
+NOON = datetime(2026, 3, 14, 4, 30, tzinfo=UTC)
+NIGHT = datetime(2026, 3, 14, 15, 0, tzinfo=UTC)
+SERIAL = 23_451_234
+REDEX, DREC = "STR1000000033862740", "SG0042-roof"
+
+CONFIG = """
+[site]
+id = "sg-0042"
+timezone = "{zone}"
+data_dir = "{folder}/data"
+{position}
+[[bus]]
+id = "rs485"
+url = "{bus}"
+timeout = "2s"
+[[meter]]
+id = "roof"
+bus = "rs485"
+map = "{map}"
+rated_kw = {kw}
+production = "energy_export"
+serial = "{serial}"
+report_as = {{ redex = "{redex}", drec = "{drec}" }}
+[uplink.redex]
+base_url = "{platform}"
+token = {{ file = "{folder}/token" }}
+[uplink.drec]
+base_url = "{platform}/api"
+token = {{ file = "{folder}/token" }}
+"""
+POSITION = "latitude = 1.35\nlongitude = 103.82"
+
+
+@dataclass
+class Person:
+    """Who sits before the screen: `says` by the end of a question's key; None is nobody."""
+
+    says: dict[str, str] = field(default_factory=lambda: {"display": "yes", "sun": "yes", "time": "yes"})
+    asked: list[str] = field(default_factory=list)
+    told: list[Check] = field(default_factory=list)
+
+    def tell(self, check: Check) -> None:
+        self.told.append(check)
+
+    def ask(self, key: str, question: str) -> str | None:
+        self.asked.append(question)
+        return self.says.get(key.rpartition(".")[2])
+
+    def busy(self, what: str) -> AbstractContextManager[object]:
+        assert what
+        return nullcontext()
+
+
+@dataclass
+class Stage:
+    """A site whose parts are real, but for the sun, the meter and the platforms."""
+
+    folder: Path
+    clock: FakeClock
+    stack: ExitStack
+    person: Person = field(default_factory=Person)
+    sandbox: Sandbox = field(init=False)
+    meter: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        long_ago = self.clock.now() - timedelta(days=700)
+        self.sandbox = self.stack.enter_context(
+            Sandbox(
+                self.clock.now,
+                inverters=[Inverter(REDEX, capacity_kw=50.0)],
+                devices=[Device(DREC, 50.0, long_ago, long_ago)],
+            )
+        )
+
+    def site(self) -> app.App:
+        given = {"map": "eastron-sdm630", "kw": 50, "zone": "Asia/Singapore", "position": POSITION, "serial": SERIAL}
+        given |= {"redex": REDEX, "drec": DREC, "folder": self.folder, "platform": self.sandbox.url} | self.config
+        sim: dict[str, Any] = {"rated_kw": 50.0, "serial": SERIAL, "start_export_wh": 41_230_700, "unit": 1}
+        sim |= {"sky": Sky(SINGAPORE, seed=5), "started": self.clock.now() - timedelta(hours=1)} | self.meter
+        device = SimulatedMeter(library.load(given["map"], local=None).map, clock=self.clock.now, **sim)
+        server = self.stack.enter_context(Server({device.unit: device}))
+        (self.folder / "token").write_text(self.token or self.sandbox.token)
+        (self.folder / "data").mkdir(exist_ok=True)
+        path = self.folder / "config.toml"
+        path.write_text(CONFIG.format(**{"bus": server.url} | given))
+        return app.load(path, self.clock)
+
+    def commission(self, watch: timedelta = timedelta(seconds=30)) -> Found:
+        site = self.site()
+        with _means(site, site.meters) as means:
+            configuration = _configuration(site, site.meters)
+            return commission(site.meters, configuration, means, site.clock, site.rules, self.person, watch)
+
+    def named(self) -> dict[str, str]:
+        """What was not in order: step -> cause."""
+        return {one.step: one.cause for one in self.commission().checks if one.result != "green"}
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with in_memory() as folder, ExitStack() as stack:
+        yield Stage(folder, FakeClock(NOON), stack)
+
+
+def test_a_site_that_is_in_order_ends_green(stage: Stage) -> None:
+    found = stage.commission()
+    assert [check for check in found.checks if check.result != "green"] == []
+    steps = [check.step for check in found.checks]
+    for step in ("identity", "counters", "display", "phases", "transformers", "direction", "plausible", "clock"):
+        assert steps.count(step) == 1
+    assert steps.count("platform") == steps.count("token") == steps.count("rehearsal") == 2
+    assert stage.person.told == found.checks
+
+
+def test_nothing_that_belongs_to_a_day_reaches_the_real_platform(stage: Stage) -> None:
+    stage.commission()
+    assert stage.sandbox.requests
+    assert not [kind for kind in stage.sandbox.requests if kind.endswith((".send", ".batch", ".legacy"))]
+    assert stage.sandbox.stored_wh("redex", REDEX) == stage.sandbox.stored_wh("drec", DREC) == {}
+    assert not stage.sandbox.violations
+
+
+Arrange = Callable[[Stage], object]
+
+
+@pytest.mark.parametrize(
+    ("arrange", "expected"),
+    [
+        pytest.param(
+            lambda stage: stage.meter.update(cts=(1, -2, 3)),
+            {"transformers": "ct-turned", "direction": "transformers"},
+            id="one transformer turned",
+        ),
+        pytest.param(
+            lambda stage: stage.meter.update(cts=(-1, 2, -3)),
+            {"transformers": "ct-turned", "direction": "transformers"},
+            id="two transformers turned",
+        ),
+        pytest.param(
+            lambda stage: stage.meter.update(cts=(-1, -2, -3)), {"direction": "all-turned"}, id="all three turned"
+        ),
+        pytest.param(
+            lambda stage: stage.meter.update(cts=(2, 1, 3)),
+            {"transformers": "ct-exchanged", "direction": "transformers"},
+            id="two exchanged",
+        ),
+        pytest.param(
+            lambda stage: stage.meter.update(cts=(2, 3, 1)),
+            {"transformers": "ct-shifted", "direction": "transformers"},
+            id="all one further",
+        ),
+        pytest.param(
+            lambda stage: stage.meter.update(rated_kw=50 / 40),
+            {"plausible": "ct-ratio"},
+            id="ratio forgotten",
+        ),
+        pytest.param(lambda stage: stage.meter.update(rated_kw=250), {"plausible": "above-rated"}, id="ratio too high"),
+        pytest.param(lambda stage: stage.meter.update(serial=777), {"identity": "wrong-device"}, id="another meter"),
+        pytest.param(
+            lambda stage: setattr(stage.clock, "at", NIGHT),
+            {"transformers": "night", "direction": "night", "plausible": "night"},
+            id="night",
+        ),
+        pytest.param(lambda stage: setattr(stage, "token", "expired"), {"token": "token"}, id="token"),
+        pytest.param(
+            lambda stage: stage.config.update(redex="STR-unheard-of"), {"registered": "not-registered"}, id="redex name"
+        ),
+        pytest.param(
+            lambda stage: stage.config.update(drec="SG-unheard-of"), {"registered": "not-registered"}, id="drec name"
+        ),
+        pytest.param(lambda stage: stage.config.update(kw=60), {"registered": "capacity"}, id="capacity"),
+        pytest.param(
+            lambda stage: setattr(stage.sandbox, "away", True),
+            {"platform": "platform-away", "token": "platform-away"},
+            id="platform away",
+        ),
+        pytest.param(
+            lambda stage: setattr(stage.person, "says", {"display": "no"}), {"display": "display"}, id="display"
+        ),
+        pytest.param(
+            lambda stage: setattr(stage.person, "says", {}), {"display": "not-confirmed"}, id="nobody at the display"
+        ),
+        pytest.param(lambda stage: stage.config.update(zone="Europe/Berlin"), {"zone": "zone"}, id="zone"),
+        pytest.param(lambda stage: stage.sandbox.redex.declined.add(REDEX), {"registered": "barred"}, id="declined"),
+    ],
+)
+def test_a_planted_fault_is_named_and_no_other(stage: Stage, arrange: Arrange, expected: dict[str, str]) -> None:
+    arrange(stage)
+    assert stage.named() == expected
