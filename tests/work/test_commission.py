@@ -102,7 +102,13 @@ class Stage:
         )
 
     def site(self) -> app.App:
-        given = {"map": "eastron-sdm630", "kw": 50, "zone": "Asia/Singapore", "position": POSITION, "serial": SERIAL}
+        given: dict[str, Any] = {
+            "map": "eastron-sdm630",
+            "kw": 50,
+            "zone": "Asia/Singapore",
+            "position": POSITION,
+            "serial": SERIAL,
+        }
         given |= {"redex": REDEX, "drec": DREC, "folder": self.folder, "platform": self.sandbox.url} | self.config
         sim: dict[str, Any] = {"rated_kw": 50.0, "serial": SERIAL, "start_export_wh": 41_230_700, "unit": 1}
         sim |= {"sky": Sky(SINGAPORE, seed=5), "started": self.clock.now() - timedelta(hours=1)} | self.meter
