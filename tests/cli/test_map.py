@@ -59,6 +59,7 @@ def test_list_shows_shipped_and_local_maps(tmp_path: Path) -> None:
         (["carlo", "ethernet"], {"carlo-gavazzi-em24-e1"}),
         (["sdm", "unverified", "54"], {"eastron-sdm54"}),
         (["mine"], {"mine"}),
+        (["sg110cx"], {"sungrow-sg-hires"}),  # not among the models that the row names
         (["eastron", "iem3155"], set()),
     ],
 )

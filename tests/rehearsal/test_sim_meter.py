@@ -36,7 +36,15 @@ def meter(map: MeterMap | str = "eastron-sdm630", at: datetime = NOON, **more: A
     if isinstance(map, str):
         map = library.load(map, local=None).map
     usual: dict[str, Any] = {"start_export_wh": 12_345_678, "started": STARTED, "sky": Sky(SINGAPORE, seed=7)}
-    return SimulatedMeter(map, clock=lambda: at, **(usual | more))
+    return SimulatedMeter(map, clock=lambda: at, **(usual | fitting(map) | more))
+
+
+def fitting(map: MeterMap) -> dict[str, Any]:
+    """An inverter no larger than its map can tell, and no counter at a zero that its map does not believe."""
+    told = map.register("active_power")
+    narrow = told is not None and told.type == "s16" and told.scale == 1 and told.unit == "W"
+    doubted = any(register.zero_is_absent for register in map.registers)
+    return ({"rated_kw": 10.0} if narrow else {}) | ({"start_import_wh": 1_000_000} if doubted else {})
 
 
 def small(*registers: Register, **more: Any) -> MeterMap:

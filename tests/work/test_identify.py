@@ -140,6 +140,16 @@ def test_a_gateway_that_reached_nobody_is_no_device() -> None:
     assert (found.here, found.answer) == (False, "gateway")
 
 
+@pytest.mark.parametrize(
+    ("serial", "named"), [((0x5445, 0x5354, 0x3031, 0x3233, 0x3435), True), ((0, 0, 0, 6123, 812), False)]
+)
+def test_a_small_number_names_a_kind_only_beside_a_serial_number(serial: tuple[int, ...], named: bool) -> None:
+    """Holding 0 of an older Sofar is its state: 2 in normal life, which is a Deye string inverter's kind."""
+    found = seen(Bank({(3, 0): 2, (3, 1): 1} | {(3, 3 + n): word for n, word in enumerate(serial)}))
+    names = [fit.map.name for fit in found.fits if fit.evidence == "named"]
+    assert names == (["deye-string-micro"] if named else [])
+
+
 def test_a_silent_unit_costs_one_request() -> None:
     copper = Copper(Wire({}))
     found = identify(copper.open(), 7, MAPS)

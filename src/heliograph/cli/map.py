@@ -84,12 +84,21 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["name"],
         row["maker"],
-        ", ".join(row["models"]) or row["error"] or "",
+        _some(row["models"]) or row["error"] or "",
         str(row["phases"] or ""),
         row["production"] or "",
         row["step"],
         row["status"] + mine,
     )
+
+
+MANY = 6
+"""Models that a row names; of a family with more it names as many and says how many follow. WORDs find them all."""
+
+
+def _some(models: Sequence[str]) -> str:
+    more = len(models) - MANY
+    return ", ".join(models) if more <= 1 else f"{', '.join(models[:MANY])} and {more} more"
 
 
 def _has(row: dict[str, Any], words: Iterable[str]) -> bool:

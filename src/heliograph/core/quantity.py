@@ -107,9 +107,9 @@ _FAMILIES: tuple[tuple[str, str, Kind, float | None, float | None, float | None]
     (r"apparent_energy(_sum_channels)?", "VAh", "counter", None, None, None),
     (r"charge", "Ah", "counter", None, None, None),
     (r"running_time", "h", "counter", None, None, None),
-    (r"dc_voltage(_mppt\d)?|module\d+_dc_voltage", "V", "instant", -10, 2000, None),
-    (r"dc_current(_mppt\d)?|module\d+_dc_current", "A", "instant", -10_000, 10_000, None),
-    (r"dc_power(_mppt\d|_total)?|module\d+_dc_power", "W", "instant", -1e9, 1e9, None),
+    (r"dc_voltage(_mppt[123456789])?|module\d+_dc_voltage", "V", "instant", -10, 2000, None),
+    (r"dc_current(_mppt[123456789])?|module\d+_dc_current", "A", "instant", -10_000, 10_000, None),
+    (r"dc_power(_mppt[123456789]|_total)?|module\d+_dc_power", "W", "instant", -1e9, 1e9, None),
     (
         r"temperature_(cabinet|heatsink|internal|other|transformer)|module\d+_temperature",
         "degC",

@@ -156,8 +156,9 @@ class SimulatedMeter:
         self.settings.update(settings or {})
         self._shares = (1000,) if map.phases == 1 or not _has_phases(map) else SHARES
         self._cts = _wired(map, cts, len(self._shares))
-        # A map without import and export is an inverter's: power is positive while it produces.
-        self._producer = map.register("energy_export") is None and map.register("energy_import") is None
+        # An inverter's power is positive while it produces; its map counts production, or neither import nor export.
+        counts = [map.register(name) is not None for name in ("energy_production", "energy_export", "energy_import")]
+        self._producer = counts[0] or not any(counts[1:])
         self._start = {"export": start_export_wh, "import": start_import_wh}
         self._curves = {"export": Curve(self._exported, self.started), "import": Curve(self._imported, self.started)}
         self._origin = {way: curve.work(self.started) for way, curve in self._curves.items()}

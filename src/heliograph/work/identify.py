@@ -6,7 +6,9 @@ of real devices and kept in mind here:
 
 * many answer 0 to registers they do not have (Eastron does), so a zero proves nothing, neither for nor against;
 * many maps name no register that tells the kind, so several may be possible: then all of them are told;
-* some answer what they do not have with silence, which costs a time-out each and is no different from a refusal.
+* some answer what they do not have with silence, which costs a time-out each and is no different from a refusal;
+* a kind that is told by a small number (Deye has 2 to 6 where others keep their state) is another make's by chance, so
+  it counts only beside a serial number, where the map has one.
 """
 
 from __future__ import annotations
@@ -174,6 +176,8 @@ def identify(
     asker = _Asker(bus, unit, timing, first.heard)
     _ask_for_kind(maps, asker)
     left = [fit for map in maps if (fit := _by_kind(map, asker)) is not None]
+    asker.ask_all(_serials(fit.map for fit in left if _slight(fit)))
+    left = [_doubted(fit, asker) for fit in left]
     if named := [fit for fit in left if fit.evidence == "named"]:
         left = _closest(named)
     asker.ask_all(_serials(fit.map for fit in left))
@@ -351,6 +355,18 @@ def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
     evidence: Evidence = "named" if proven else "possible"
     told = tuple(because)
     return Fit(map, evidence, told, order=turned, matched=frozenset(proven), refused=refused, unlikely=unlikely)
+
+
+def _doubted(fit: Fit, asker: _Asker) -> Fit:
+    """A kind told by small numbers alone, without the serial number that its map knows of, is only possible."""
+    if not _slight(fit) or _serial_register(fit.map) is None or _with_serial(fit, asker).serial:
+        return fit
+    because = (*fit.because, "which other makes may hold as well, and no serial number stands where this map has it")
+    return replace(fit, evidence="possible", because=because, matched=frozenset())
+
+
+def _slight(fit: Fit) -> bool:
+    return fit.evidence == "named" and not fit.unlikely and fit.order is None
 
 
 def _shown(register: Register, order: Order, words: tuple[int, ...]) -> int | str | Decimal | None:

@@ -50,6 +50,8 @@ DEAD_REST = 19
 REFUSALS = 24
 # Where the time since a stored reading is not known, the counter may have risen by anything a plant can produce.
 LONG_AGO = timedelta(days=3650).total_seconds()
+# Codes of a kind that a message spells out; some families have forty.
+FEW = 6
 
 
 # Readings that may wait for the store, on a bus and for each of its meters: some 2 kB each.
@@ -521,7 +523,8 @@ def identify(line: PolledBus, one: Watched, clock: Clock) -> None:
         seen = _seen(line.bus(), meter, match, timing)
         if (seen is None and identity.required) or (seen is not None and seen not in match.values):
             told = "has no such register" if seen is None else f"holds {seen}"
-            wanted = " or ".join(str(one) for one in match.values)
+            few = len(match.values) <= FEW
+            wanted = " or ".join(map(str, match.values)) if few else f"one of the {len(match.values)} codes in the map"
             raise WrongDevice(
                 f"{meter.id} is not a {meter.map.name}: 0x{match.address:04X} {told}, not {wanted}",
                 hint=identity.hint or "Is the unit id right? heliograph map list shows the other maps.",
