@@ -43,7 +43,8 @@ class PacedWire:
         fresh, self._is_open = not self._is_open, True
         if fresh:
             self._copper.opened.append(self._line)
-            self._copper.line.set_master(self._line.baudrate, round(self._line.character * self._line.baudrate))
+            line = self._line
+            self._copper.line.set_master(line.baudrate, round(line.character * line.baudrate), line.parity)
         return fresh
 
     def close(self) -> None:

@@ -135,6 +135,23 @@ def test_an_exception_is_an_answer_and_no_map_is_guessed_from_it() -> None:
     assert str(found) == "unit 1: answers, but fits no map"
 
 
+@pytest.mark.parametrize("name", [map.name for map in MAPS if map.sunspec is not None and map.production])
+def test_a_sunspec_device_is_told_as_one_and_given_no_template_as_its_map(name: str) -> None:
+    found = seen(a_meter(name, serial="0123456789"))
+    assert found.here and found.best is None
+    assert not {fit.map.name for fit in found.fits} & {map.name for map in MAPS if map.sunspec is not None}
+    assert found.sunspec is not None and name in found.sunspec.templates and found.sunspec.chain is not None
+    assert set(BY_NAME[name].sunspec.models) & {model.number for model in found.sunspec.chain.models}  # type: ignore[union-attr] # a template
+    assert found.serial == "0123456789" and "heliograph map sunspec" in str(found)
+
+
+def test_a_marker_with_nothing_sound_behind_it_is_told_as_that() -> None:
+    words = {(3, 40000): 0x5375, (3, 40001): 0x6E53, (3, 40002): 7, (3, 40003): 0}
+    found = seen(Bank(words, refused))
+    assert found.sunspec is not None and found.sunspec.chain is None
+    assert "SunSpec marker, but" in str(found) and found.best is None
+
+
 def test_a_gateway_that_reached_nobody_is_no_device() -> None:
     found = seen(Bank({}, lambda request: refusal(request, TARGET_SILENT)))
     assert (found.here, found.answer) == (False, "gateway")

@@ -17,7 +17,7 @@ from heliograph import library
 from heliograph.app import line_at
 from heliograph.bus.modbus import open_bus
 from heliograph.core.errors import BusUnreachable, UsageError
-from heliograph.core.line import parse
+from heliograph.core.line import Parity, parse
 from heliograph.rehearsal.faults import Faults
 from heliograph.rehearsal.frames import Device, rtu, rtu_parts
 from heliograph.rehearsal.line import Wire
@@ -160,6 +160,15 @@ def test_another_speed_is_found_and_stands_in_the_url(baud: int, before: int) ->
     assert all("answered by noise" in note for note in scan.notes) and len(scan.notes) == len(
         {(line.baudrate, line.parity) for line in copper.opened if line.baudrate != baud}
     )
+
+
+@pytest.mark.parametrize(("baud", "parity"), [(9600, "E"), (19200, "E"), (9600, "O")])
+def test_another_parity_is_found_and_stands_in_the_url(baud: int, parity: Parity) -> None:
+    copper = Copper(Wire(bank({1: "eastron-sdm630"}), baud=baud, bits=11, parity=parity))
+    scan = on(copper, units=(1, 2, 3))
+    scan_line(scan, parse(PORT), [one for one in USUAL_SETTINGS if one.baudrate == baud])
+    assert [one.url for one in scan.found] == [f"{PORT}?baudrate={baud}&parity={parity}&stopbits=1"]
+    assert scan.garbled == []
 
 
 def test_all_settings_are_tried_when_that_is_wanted() -> None:

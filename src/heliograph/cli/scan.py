@@ -20,7 +20,7 @@ from heliograph.core import line as lines
 from heliograph.core.durations import duration
 from heliograph.core.errors import BusUnreachable, ConfigError, UsageError
 from heliograph.work import scan as work
-from heliograph.work.identify import Fit, Sighting
+from heliograph.work.identify import Fit, Sighting, SunSpec
 
 if TYPE_CHECKING:
     from heliograph.core.registers import MeterMap
@@ -388,7 +388,8 @@ def _nobody(place: _Place) -> str:
         return (
             f"Nobody answered on {place.line}. In this order: swap A and B at the adapter; is the meter powered, its"
             " display on, and set to Modbus RTU; does the cable end where it should, with 120 ohms at both ends and"
-            " nowhere else. Then once more, patiently: --timeout 1s"
+            " nowhere else. Then once more, patiently: --timeout 1s. What the line does is told by: heliograph doctor"
+            f" serial://{place.line.at} --unit 1"
         )
     return (
         f"Nobody answered behind {place.line}. Are the serial settings of the converter those of the meter, A and B"
@@ -408,6 +409,7 @@ def _facts(found: work.Found) -> dict[str, Any]:
         "status": best.map.status if best else None,
         "serial": seen.serial or None,
         "ambiguous": seen.ambiguous,
+        "sunspec": _sunspec(seen.sunspec) if seen.sunspec else None,
         "candidates": [
             {
                 "map": fit.map.name,
@@ -424,6 +426,17 @@ def _facts(found: work.Found) -> dict[str, Any]:
     }
 
 
+def _sunspec(found: SunSpec) -> dict[str, Any]:
+    return {
+        "told": str(found),
+        "base": found.chain.base if found.chain else None,
+        "models": [model.number for model in found.chain.models] if found.chain else [],
+        "maker": found.maker or None,
+        "model": found.model or None,
+        "templates": list(found.templates),
+    }
+
+
 def _configuration(results: Sequence[_Result]) -> str:
     tables: list[str] = []
     for result in results:
@@ -437,12 +450,16 @@ def _configuration(results: Sequence[_Result]) -> str:
             here.sort(key=lambda one: one.sighting.unit)
             units = ", ".join(str(one.sighting.unit) for one in here)
             tables.append(bus_text(bus, url, f"{_short(url)} answers, unit{'s' if len(here) > 1 else ''} {units}"))
-            tables += [_meter(f"{bus}-unit-{one.sighting.unit}", bus, one.sighting) for one in here]
+            tables += [_meter(f"{bus}-unit-{one.sighting.unit}", bus, url, one.sighting) for one in here]
     return "\n".join(tables).rstrip()
 
 
-def _meter(id: str, bus: str, seen: Sighting) -> str:
+def _meter(id: str, bus: str, url: str, seen: Sighting) -> str:
     best = seen.best
+    if best is None and seen.sunspec is not None:
+        choose = f'NAME, once this has made its map: heliograph map sunspec NAME --bus "{url}" --unit {seen.unit}'
+        remarks = [f"unit {seen.unit}: {seen.sunspec}"]
+        return meter_text(id, bus, seen.unit, None, serial=seen.serial, choose=choose, remarks=remarks)
     if best is None:
         names = ", ".join(f'"{fit.map.name}"' for fit in seen.candidates)
         choose = names or "no map fits; heliograph map list shows all"

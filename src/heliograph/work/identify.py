@@ -6,6 +6,7 @@ of real devices and kept in mind here:
 
 * many answer 0 to registers they do not have (Eastron does), so a zero proves nothing, neither for nor against;
 * many maps name no register that tells the kind, so several may be possible: then all of them are told;
+* SunSpec templates fit a model, not a device: a SunSpec device is told as one, and gets a map of its own first;
 * some answer what they do not have with silence, which costs a time-out each and is no different from a refusal;
 * a kind that is told by a small number (Deye has 2 to 6 where others keep their state) is another make's by chance, so
   it counts only beside a serial number, where the map has one.
@@ -21,9 +22,11 @@ from decimal import Decimal
 from typing import Literal
 
 from heliograph.core.decode import Absent, reading, value, width
-from heliograph.core.errors import BusGarbled, BusRefused, BusTimeout
+from heliograph.core.errors import BusError, BusGarbled, BusRefused, BusTimeout, BusUnreachable
 from heliograph.core.registers import Function, Match, MeterMap, Order, Register, Timing
+from heliograph.core.sunspec import MARKER, Chain
 from heliograph.ports import Bus
+from heliograph.work.discover import walk
 
 Answer = Literal["words", "refusal", "gateway", "silence", "garbled"]
 """`refusal`: a Modbus exception, which is an answer. `gateway`: what stands between says that nobody is there."""
@@ -40,6 +43,9 @@ NOBODY_BEHIND = {10, 11}
 ORDERS: tuple[Order, ...] = ("ABCD", "CDAB", "BADC", "DCBA")
 SMALL = 16
 """A smaller number may stand at that place by chance: then other kinds are asked for too."""
+COMMON_TEXTS = (2, 18, 50)
+"""Offsets in SunSpec's common model: maker, model and serial number, 16 registers each."""
+TEXT = Register(quantity="model", type="text", words=16)
 STRENGTH: dict[Evidence, int] = {"named": 0, "serial": 1, "possible": 2}
 CHECKED = ("frequency", "voltage_l1n", "voltage_ln_avg", "voltage_l1l2", "dc_voltage")
 """What is read to see whether the map's own registers make sense, the first that the map has."""
@@ -97,6 +103,27 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class SunSpec:
+    """What a SunSpec device announces."""
+
+    chain: Chain | None
+    """None where what stands behind the marker cannot be followed."""
+    maker: str = ""
+    model: str = ""
+    serial: str = ""
+    templates: tuple[str, ...] = ()
+    """The templates that have a model of its chain."""
+    told: str = ""
+    """Why it cannot be followed."""
+
+    def __str__(self) -> str:
+        if self.chain is None:
+            return f"SunSpec marker, but {self.told}"
+        models = ", ".join(str(model.number) for model in self.chain.models)
+        return f"{' '.join(filter(None, (self.maker, self.model)))} SunSpec device (models {models})".strip()
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """What is known of one unit. `fits` holds all that may be, the best evidence first."""
 
@@ -107,6 +134,7 @@ class Sighting:
     hint: str = ""
     fits: tuple[Fit, ...] = ()
     heard: tuple[Heard, ...] = ()
+    sunspec: SunSpec | None = None
 
     @property
     def here(self) -> bool:
@@ -134,6 +162,8 @@ class Sighting:
     @property
     def serial(self) -> str:
         """The serial number, where all the best fits agree on it."""
+        if self.sunspec is not None and self.sunspec.serial:
+            return self.sunspec.serial
         found = {fit.serial for fit in self.candidates}
         return found.pop() if len(found) == 1 else ""
 
@@ -143,6 +173,8 @@ class Sighting:
         number = f", serial {self.serial}" if self.serial else ""
         if (best := self.best) is not None:
             return f"unit {self.unit}: {best.map.name}{number} ({'; '.join(best.because)})"
+        if self.sunspec is not None:
+            return f"unit {self.unit}: {self.sunspec}{number}; its map is made by: heliograph map sunspec"
         if not self.fits:
             return f"unit {self.unit}: answers, but fits no map"
         names = [fit.map.name for fit in self.candidates]
@@ -172,13 +204,16 @@ def identify(
     first = first or alive(bus, unit, timing)
     if not first.here:
         return first
-    maps = [map for map in maps if map.sunspec is None]  # a template fits no device by itself: work/discover.py
     asker = _Asker(bus, unit, timing, first.heard)
-    _ask_for_kind(maps, asker)
+    templates = [map for map in maps if _is_template(map)]
+    maps = [map for map in maps if not _is_template(map)]
+    sure = _ask_for_kind(maps, asker)
+    announced = None if sure else _sunspec(bus, unit, templates, asker, timing)
     left = [fit for map in maps if (fit := _by_kind(map, asker)) is not None]
     asker.ask_all(_serials(fit.map for fit in left if _slight(fit)))
     left = [_doubted(fit, asker) for fit in left]
-    if named := [fit for fit in left if fit.evidence == "named"]:
+    named = [fit for fit in left if fit.evidence == "named"]
+    if named or announced is not None:
         left = _closest(named)
     asker.ask_all(_serials(fit.map for fit in left))
     left = [_with_serial(fit, asker) for fit in left]
@@ -188,7 +223,7 @@ def identify(
     asker.ask_all(_distinct(_question_of(map, r) for map in strongest if (r := checks[map.name]) is not None))
     fits = [checked for fit in left if (checked := _checked(fit, checks[fit.map.name], asker)) is not None]
     fits.sort(key=_rank)
-    return replace(first, fits=tuple(fits), heard=asker.all())
+    return replace(first, fits=tuple(fits), heard=asker.all(), sunspec=announced)
 
 
 def _rank(fit: Fit) -> tuple[object, ...]:
@@ -257,16 +292,56 @@ def _distinct(questions: Iterable[Question]) -> list[Question]:
     return [question for question, _ in Counter(questions).most_common()]
 
 
-def _ask_for_kind(maps: Sequence[MeterMap], asker: _Asker) -> None:
-    """Asks for all kinds, until one is named beyond doubt; then only for what else its family wants to know."""
+def _is_template(map: MeterMap) -> bool:
+    """Whether it fits a SunSpec model, wherever that stands, and no device by itself."""
+    return map.sunspec is not None
+
+
+def _sunspec(bus: Bus, unit: int, templates: Sequence[MeterMap], asker: _Asker, timing: Timing) -> SunSpec | None:
+    """What the device announces, where one of the templates' bases holds the marker."""
+    bases = dict.fromkeys(base for map in templates if map.sunspec is not None for base in map.sunspec.bases)
+    for base in bases:
+        marker = Question("holding", base, 2)
+        asker.ask_all([marker])
+        if asker.words(marker) != (MARKER >> 16, MARKER & 0xFFFF):
+            continue
+        try:
+            chain = walk(bus, unit, (base,), replace(timing, timeout=max(timing.timeout, SLOW.timeout), retries=1))
+        except BusUnreachable:
+            raise
+        except BusError as error:
+            return SunSpec(None, told=error.message)
+        texts = [Question("holding", chain.models[0].address + offset, 16) for offset in COMMON_TEXTS]
+        asker.ask_all(texts)
+        maker, model, serial = (
+            str(_shown(TEXT, "ABCD", words) or "") if (words := asker.words(text)) else "" for text in texts
+        )
+        fitting = tuple(map.name for map in templates if _has_model(map, chain))
+        return SunSpec(chain, maker, model, serial, fitting)
+    return None
+
+
+def _has_model(template: MeterMap, chain: Chain) -> bool:
+    wanted = template.sunspec.models if template.sunspec is not None else ()
+    return any(model.number in wanted for model in chain.models)
+
+
+def _ask_for_kind(maps: Sequence[MeterMap], asker: _Asker) -> bool:
+    """Asks for all kinds, until one is named beyond doubt; then only for what else its family wants to know.
+
+    Whether one was.
+    """
     left = _kinds(maps)
+    sure = False
     while left:
         asker.ask_all(left[:1])
         named = [map for map in maps if map.identity.match and _beyond_doubt(map, asker)]
         if named:
+            sure = True
             known = set(_kinds(named))
             left = _kinds(map for map in maps if known & set(_kinds([map])))
         left = [question for question in left if asker.heard(question) is None]
+    return sure
 
 
 def _beyond_doubt(map: MeterMap, asker: _Asker) -> bool:
