@@ -17,7 +17,7 @@ from heliograph.core.map_text import text_of
 from heliograph.core.plan import LineCost
 from heliograph.core.registers import Function, MeterMap, Timing
 from heliograph.core.sunspec import Chain, Model
-from heliograph.ports import BusCounters, Frame
+from heliograph.ports import Bus, BusCounters, Frame
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
@@ -86,9 +86,13 @@ def over_tcp(*devices: SimulatedMeter) -> Iterator[Server]:
 def look(url: str, *, name: str = "roof-inverter", at: int | None = None, unit: int = 1) -> Found:
     bus = open_bus(url)
     try:
-        return discover(bus, unit, TEMPLATES, name=name, today=TODAY, cost=COST, now=lambda: 0.0, at=at)
+        return look_at(bus, name=name, at=at, unit=unit)
     finally:
         bus.close()
+
+
+def look_at(bus: Bus, *, name: str = "roof-inverter", at: int | None = None, unit: int = 1) -> Found:
+    return discover(bus, unit, TEMPLATES, name=name, today=TODAY, cost=COST, now=lambda: 0.0, at=at)
 
 
 def written(found: Found, folder: Path) -> library.LoadedMap:

@@ -120,8 +120,10 @@ def discover(
     chain = walk(bus, unit, bases, templates[0].timing)
     template, device, main = _chosen(unit, chain, templates, at)
     notes = _others(chain, templates, main)
-    draft = sunspec.placed(template, chain.base, device, main)
-    reads, limit = _read(bus, unit, draft, cost, now)
+    placed = draft = sunspec.placed(template, chain.base, device, main)
+    draft, reads = _read(bus, unit, draft, cost, now)
+    if missing := [one.quantity for one in placed.registers if draft.register(one.quantity) is None]:
+        notes.append(f"too far from their scale factors to be read with them, and left out: {', '.join(missing)}")
     values = {name: one for read in reads for name, one in read.values.items()}
     absent = {name: why for read in reads for name, why in read.absent.items()}
     if doubts := [doubt for read in reads for doubt in read.doubts]:
@@ -153,8 +155,6 @@ def discover(
         vectors=vectors,
         unit=unit,
         port=port or template.port,
-        max_words=limit,
-        fallback_words=tuple(size for size in template.fallback_words if size < limit),
         night=(maker and maker.night) or template.night,
         single_client=template.single_client if maker is None or maker.single_client is None else maker.single_client,
         close_after_poll=(
@@ -207,17 +207,27 @@ def _of(device: Device, number: int) -> Model:
     return next(one for one in device.models if one.number == number)
 
 
-def _read(bus: Bus, unit: int, map: MeterMap, cost: LineCost, now: Callable[[], float]) -> tuple[list[BlockRead], int]:
-    """Everything the map names, each block until it can be believed, in the largest requests the device takes."""
-    names = [register.quantity for register in map.registers]
-    for size in (map.max_words, *map.fallback_words):
-        blocks = plan(map, names, cost, max_words=size)
+def _read(
+    bus: Bus, unit: int, map: MeterMap, cost: LineCost, now: Callable[[], float]
+) -> tuple[MeterMap, list[BlockRead]]:
+    """The map in the largest requests that the device takes, and all that it names, each until it can be believed."""
+    sizes = (map.max_words, *map.fallback_words)
+    for place, size in enumerate(sizes):
+        registers = tuple(register for register in map.registers if _reach(register) <= size)
+        smaller = replace(map, registers=registers, max_words=size, fallback_words=sizes[place + 1 :])
+        blocks = plan(smaller, [register.quantity for register in registers], cost)
         try:
-            return [_once(bus, unit, block, map, now) for block in blocks], size
+            return smaller, [_once(bus, unit, block, smaller, now) for block in blocks]
         except BusRefused as refused:
-            if refused.code not in MAY_BE_SIZE_OR_ADDRESS or size == (map.max_words, *map.fallback_words)[-1]:
+            if refused.code not in MAY_BE_SIZE_OR_ADDRESS or size == sizes[-1]:
                 raise
     raise AssertionError("a map has a largest request")
+
+
+def _reach(register: Register) -> int:
+    """Registers in the request that brings it together with its scale factor."""
+    touched = [*addresses(register), *([] if register.scale_register is None else [register.scale_register])]
+    return max(touched) - min(touched) + 1
 
 
 def _once(bus: Bus, unit: int, block: Block, map: MeterMap, now: Callable[[], float]) -> BlockRead:
@@ -228,7 +238,7 @@ def _awake(unit: int, template: MeterMap, main: Model, map: MeterMap, absent: Ma
     """A scale factor is only pinned once a counter has been seen under it."""
     if template.production is None:
         return
-    counters = [one for one in map.registers if _energy(one)]
+    counters = [one for one in map.registers if _energy(one) and main.address < (one.address or 0) < main.end]
     if counters and all(one.quantity in absent for one in counters):
         why = absent.get(template.production) or absent[counters[0].quantity]
         raise WrongDevice(
