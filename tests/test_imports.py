@@ -34,7 +34,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "app": {"core", "ports", "clock", "logs", "seal", "work"} | FILES | ADAPTERS,
     "daemon": {"core", "ports", "control", "store", "work", "app"},  # hands the app's store to the work
     "web": {"core", "ports", "work", "app"},
-    "cli": WHOLE,
+    "support": WHOLE | {"store"},  # looks everywhere, and decides nothing
+    "cli": WHOLE | {"support"},
     **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "sandbox", "demo", "commission")},
     "rehearsal": {"core", "library"},  # never our own bus or uplink: a mistake made twice would look right
     "rehearsal.demo": WHOLE | {"store"},  # runs the product as a person would, then compares with what it stored
@@ -47,7 +48,7 @@ ONLY_IN = {
     "serial": {"bus"},
     "httpx": {"uplink"},
     "paho": {"outputs"},
-    "sqlite3": {"store", "cli.version"},  # the latter only says which SQLite it is
+    "sqlite3": {"store", "cli.version", "support"},  # the latter only say which SQLite it is
     "sqlite_utils": {"store"},
     "apscheduler": {"daemon"},
     "pydantic": {"library", "settings"},

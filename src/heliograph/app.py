@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -427,6 +427,14 @@ def _secret(named: settings.Secret) -> tokens.Secret:
     from heliograph.uplink.tokens import Secret
 
     return Secret(file=named.file, env=named.env, credential=named.credential)
+
+
+def sieve(secrets: Iterable[str]) -> Callable[[str], str]:
+    """Takes these secrets out of a text, in whatever form they stand there."""
+    from heliograph.uplink.http import mask
+
+    hidden = frozenset(secrets)
+    return lambda text: mask(text, hidden)
 
 
 def _hide(source: tokens.TokenSource) -> None:

@@ -336,6 +336,8 @@ class Daemon:
             return as_json(
                 health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
             )
+        if parts == ["api", "v1", "frames"]:
+            return self._frames()
         if parts == ["api", "v1", "sign"] and isinstance(wish, dict):
             return self._sign(wish)
         if parts == ["api", "v1", "backup"] and wish is not None:
@@ -401,6 +403,20 @@ class Daemon:
             except (KeyError, TypeError, ValueError) as error:
                 raise UsageError(f"this is no read of registers: {error}") from error
         return {"words": list(words)}
+
+    def _frames(self) -> dict[str, Any]:
+        """What was last said on each line, and the serial numbers that may stand in it."""
+        now, buses = time.monotonic(), dict(self.live.buses)
+        shown = [one.shown for line in self.lines for one in line.watched()]
+        serials = {one for one in (*shown, *(self._serial(meter.id) for meter in self.app.meters)) if one}
+        return {
+            "counts": {name: counters.counts() for name, counters in buses.items()},
+            "frames": {
+                name: [{"ago": now - one.at, "sent": one.sent, "hex": one.data.hex()} for one in tuple(counters.frames)]
+                for name, counters in buses.items()
+            },
+            "serials": sorted(serials),
+        }
 
     def _serial(self, id: str) -> str | None:
         try:

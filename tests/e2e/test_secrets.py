@@ -216,6 +216,7 @@ def test_no_secret_is_found_anywhere(tmp_path: Path, static: bool) -> None:
                     "page": ["explain", "m0", "2026-03-14", "--html", str(tmp_path / "page.html")],
                     "export": ["export", str(tmp_path / "pack"), "--to", "2026-03-19"],
                     "backup": ["backup", str(tmp_path / "copy.db")],
+                    "support": ["support", str(tmp_path / "support.zip")],
                 }.items():
                     line = [sys.executable, "-m", "heliograph", *words, "--config", str(config)]
                     done = subprocess.run(
@@ -235,6 +236,8 @@ def test_no_secret_is_found_anywhere(tmp_path: Path, static: bool) -> None:
     told |= {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     told |= dict(unpacked("pack", (tmp_path / "pack").read_bytes()))
     told |= dict(unpacked("copy", (tmp_path / "copy.db").read_bytes()))
+    told |= dict(unpacked("support", (tmp_path / "support.zip").read_bytes()))
+    assert b'"running": true' in told["support:heliograph-support/status.json"]
     assert b"RuntimeError" in told["log"] and b"***" in told["log"], "nothing was thrown back"
     assert b"heliograph.seal" in told["children"]
     assert {name: found for name, content in told.items() if (found := leaks(secrets, content))} == {}

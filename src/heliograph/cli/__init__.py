@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "backup": "Make a verified copy of the store.",
     "reconcile": "Compare what was delivered with what the platforms hold.",
     "backlog": "List what no platform has confirmed yet, why, and what to do.",
+    "support": "Gather what support needs to see into one file, without secrets.",
     "map": "List, show and check meter maps.",
     "record": "Take down what a device answers, as a file that can be replayed.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",

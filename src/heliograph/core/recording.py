@@ -237,24 +237,25 @@ def _masked_words(register: Register, order: Order, words: Words) -> tuple[int, 
     """Other words of the same type: as many digits and letters, none of them the device's."""
     if register.type == "text":
         order = register.order or "ABCD"
-        return _arranged(_masked_bytes(ordered(words, order)), order)
+        return _arranged(pattern(ordered(words, order)), order)
     raw = ordered(words, order)
     if register.type == "bcd":
-        return _arranged(bytes.fromhex(_pattern(len(raw.hex()))), order)
+        return _arranged(bytes.fromhex(_digits(len(raw.hex()))), order)
     if register.type in ("float32", "float64"):
         form = ">f" if register.type == "float32" else ">d"
         number = struct.unpack(form, raw)[0]
         digits = len(str(abs(int(number)))) if abs(number) < 1e9 else 9
-        return _arranged(struct.pack(form, float(_pattern(digits))), order)
+        return _arranged(struct.pack(form, float(_digits(digits))), order)
     number = int.from_bytes(raw, "big")
-    return _arranged((int(_pattern(len(str(number)))) % (1 << 8 * len(raw))).to_bytes(len(raw), "big"), order)
+    return _arranged((int(_digits(len(str(number)))) % (1 << 8 * len(raw))).to_bytes(len(raw), "big"), order)
 
 
-def _pattern(digits: int) -> str:
+def _digits(digits: int) -> str:
     return "".join(islice(cycle("1234567890"), digits))
 
 
-def _masked_bytes(raw: bytes) -> bytes:
+def pattern(raw: bytes) -> bytes:
+    """As many characters that say nothing: 1234567890... for digits, X for letters."""
     digit = cycle(b"1234567890")
     return bytes(next(digit) if chr(byte).isdecimal() else 0x58 if chr(byte).isalpha() else byte for byte in raw)
 
@@ -274,7 +275,7 @@ def _elsewhere(
     pairs: list[tuple[bytes, bytes]] = []
     if register.type == "text":
         text = raw.strip(b"\0\xff ")
-        pairs.append((text, _masked_bytes(text)))
+        pairs.append((text, pattern(text)))
     else:
         if len(raw) >= 4:  # one word alone would be found everywhere
             for way in get_args(Order):
@@ -282,7 +283,7 @@ def _elsewhere(
         seen = value(register, order, words)
         if isinstance(seen, Decimal):
             text = f"{seen:f}".split(".")[0].encode()
-            pairs.append((text, _pattern(len(text)).encode()))
+            pairs.append((text, _digits(len(text)).encode()))
     for wanted, instead in pairs:
         if len(wanted) >= _SHORTEST and any(wanted):
             pieces = tuple(replace(piece, words=_replaced(piece.words, wanted, instead)) for piece in pieces)
