@@ -7,6 +7,8 @@ verbs as they are typed. The oracle decodes the device's words by itself.
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,8 +32,10 @@ from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
 from heliograph.store import opening
 from heliograph.store.connection import FILE
+from heliograph.work import change as changes
 from heliograph.work import poll
-from tests.fakes import FakeClock
+from tests.fakes import START, FakeClock
+from tests.store.test_saved import SAVED
 
 FIRST = date(2026, 3, 13)
 CONFIG = """
@@ -262,7 +266,7 @@ def _proven(site: Site, total: int) -> None:
 
 def _verified(site: Site) -> Any:
     path = site.folder / "site.pack"
-    site.ask("export", str(path), "--from", "2026-03-13", "--to", "2026-03-16")
+    site.ask("export", str(path), "--from", "2026-03-13", "--to", str(daily.day_of(site.clock.now(), ZONE)))
     return json.loads(CliRunner().invoke(heliograph, ["verify", str(path), "--json"], standalone_mode=False).stdout)
 
 
@@ -335,3 +339,66 @@ def test_another_text_of_the_map_that_means_the_same_opens_nothing(site: Site) -
     site.live(19)
     assert len(site.platform.stored_wh("redex", "STR1")) == 1
     assert not [alarm for alarm in site.told("status")["alarms"] if "roof:" in alarm]
+
+
+def _forgotten(site: Site) -> None:
+    """As a version left it that did not store meanings."""
+    with sqlite3.connect(site.folder / "data" / FILE) as store:
+        assert store.execute("UPDATE meter SET meaning = NULL").rowcount == 1
+    store.close()
+
+
+@pytest.mark.parametrize("name", [None, *EDITS])
+def test_a_store_without_meanings_tells_them_by_its_maps_and_configurations(site: Site, name: str | None) -> None:
+    """An update of the software alone opens nothing; an edit that comes with it does."""
+    site.live(29)
+    _forgotten(site)
+    if name is not None:
+        site.edit(name)
+    site.live(20)
+    alarms = [alarm for alarm in site.told("status")["alarms"] if "roof:" in alarm]
+    assert len(site.platform.stored_wh("redex", "STR1")) == (2 if name is None else 1)
+    assert not alarms if name is None else EDITS[name][2] in alarms[0]
+
+
+@pytest.mark.parametrize("version", sorted(path.stem for path in SAVED.glob("*.db")))
+def test_a_site_of_every_version_is_updated_without_a_question(tmp_path: Path, version: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "token").write_text("token")
+    shutil.copy(SAVED / f"{version}.db", tmp_path / "data" / FILE)
+    config = tmp_path / "config.toml"
+    text = CONFIG.format(zone="Asia/Singapore", folder=tmp_path, bus="tcp://127.0.0.1:9", platform="http://127.0.0.1:9")
+    config.write_text(text.replace("roof-meter", "eastron-sdm630").replace("factors", "# factors"))
+    for _ in range(2):
+        site = app.load(config, FakeClock(START + timedelta(days=3)))
+        with site.writer() as store:
+            assert changes.waiting(site.meters, store) == []
+            assert (store.readings.meaning("roof") or ("", None))[1] is not None
+
+
+@pytest.mark.parametrize("ratio", [50, 30])
+def test_days_that_were_read_wrongly_from_the_beginning_are_made_up_for(site: Site, ratio: int) -> None:
+    """The transformers were 50:5 (or 30:5) all the time. Closed days stay; what follows takes the difference."""
+    site.live(50)
+    text = site.config.read_text()
+    site.config.write_text(text.replace("ct_ratio = 40", f"ct_ratio = {ratio}"))
+    site.live(3)
+    refused = site.ask("swap", "roof", "--corrects", "1", "--reread", "--note", "label read", "--yes", fails=True)
+    assert "is none at which the same counter was read in another way" in str(refused.exception)
+    assert "--corrects 1 --reread" in site.ask("swap", "roof", "--map-changed", "--yes").stdout
+    refused = site.ask("swap", "roof", "--corrects", "1", "--reread", "--yes", fails=True)
+    assert "needs its reason" in str(refused.exception)
+    done = site.told("swap", "roof", "--corrects", "1", "--reread", "--note", "label read", "--yes")
+    assert (done["moves_wh"] > 0) == (ratio > 40) and "the same words say" in done["because"]
+    refused = site.ask("swap", "roof", "--corrects", "1", "--reread", "--note", "again", "--yes", fails=True)
+    assert "rests on these counters already" in str(refused.exception)
+    site.live(100)
+    days = site.told("days", *ALL)
+    closed = [day for day in days if day["state"] == "closed"]
+    assert len(days) == len(closed) == 6 and all(day["period_wh"] >= 0 for day in closed)
+    first, last = (site.told("explain", "roof", closed[end]["day"]) for end in (0, -1))
+    began, ended = at(first["opening"]["before"]["at"]), at(last["closing"]["before"]["at"])
+    right = 0x4A, Decimal(1000 * ratio)
+    assert site.delivered() == last["total_wh"] == site.shown(ended, *right) - site.shown(began, *right)
+    told = _verified(site)
+    assert told["sound"] and told["findings"] == []

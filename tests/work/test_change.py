@@ -18,9 +18,12 @@ import pytest
 from heliograph import library
 from heliograph.core.decode import shortest_float32
 from heliograph.core.errors import UsageError
+from heliograph.core.plan import Learned
 from heliograph.core.site import Meter
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sun import Sky
+from heliograph.work import amend
+from heliograph.work import change as changes
 from heliograph.work import poll as polling
 from heliograph.work.amend import carry_out
 from heliograph.work.change import introduce
@@ -313,4 +316,130 @@ def test_a_meter_that_is_silent_after_the_edit_is_alarmed_about_at_once(quick: P
     site.devices[1] = device
     site.until(13)
     assert site.store.readings.last_good("roof").moment.at < START + timedelta(hours=10)  # type: ignore[union-attr]  # there is one
+    site.store.close()
+
+
+def other_meter(site: Roof, start_wh: int, serial: str) -> SimulatedMeter:
+    """Another device of another make: whole numbers at another address."""
+    return SimulatedMeter(
+        make(original()).map,
+        clock=site.clock.now,
+        unit=1,
+        serial=serial,
+        start_export_wh=start_wh,
+        sky=Sky(zone=SINGAPORE, seed=1),
+        seed=2,
+    )
+
+
+def make(meter: Meter) -> Meter:
+    """Its map."""
+    return replace(
+        edited(meter, type="u32", address=0x0F00, unit="Wh", scale=Decimal(1), times=()), factors=(), map_digest="make"
+    )
+
+
+def swap(site: Roof, at: datetime, old_wh: int, new_wh: int) -> dict[str, Any]:
+    wish = {"at": at.isoformat(), "kind": "swap", "old_wh": old_wh, "new_wh": new_wh, "new_serial": "222", "note": ""}
+    done = carry_out(site.meter, "seam", {**wish, "dry": False}, site.store, site.clock, RULES)
+    site.line.forget(site.meter)
+    return done
+
+
+def truth(site: Roof, old: SimulatedMeter, changed: datetime) -> int:
+    first, last = site.store.days.first_border("roof"), site.store.days.last_border("roof")
+    assert first is not None and last is not None
+    began, ended = (site.store.readings.reading(border.before).moment.at for border in (first, last))
+    new = site.devices[1]
+    return old.counted_wh(changed) - old.counted_wh(began) + new.counted_wh(ended) - new.counted_wh(changed)
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_another_meter_with_another_map_is_one_seam_whatever_comes_first(quick: Path, told_first: bool) -> None:
+    """The technician tells of the new meter before the map is edited, or after it was read by the new map."""
+    site = Roof(quick)
+    site.until(34)
+    old, changed = site.devices.pop(1), site.clock.now()
+    site.clock.leap(minutes=5)
+    new = other_meter(site, 700, "222")
+    new.started = changed
+    if told_first:
+        swap(site, changed, old.counted_wh(changed), new.counted_wh(changed))
+        site.edit(make(original()))
+        assert site.changes == [None]
+        site.devices[1] = new
+    else:
+        site.edit(make(original()))
+        site.devices[1] = new
+        site.until(36)
+        with pytest.raises(UsageError, match="not only its map was changed"):
+            confirm(site)
+        assert swap(site, changed, old.counted_wh(changed), new.counted_wh(changed))["readings"] > 5
+    site.until(75)
+    site.edit(site.meter)
+    assert site.changes == [None] and not site.alarms()
+    assert [day.day.day for day in site.store.days.all()] == [14, 15, 16]
+    assert site.booked() == truth(site, old, changed) and len(site.uplink.stored) == 3
+    (seam,) = site.store.seams.all("roof")
+    assert (seam.new_meaning is None) == told_first
+    site.store.close()
+
+
+def test_a_seam_before_the_edit_settles_what_was_read_before_it_and_the_edit_still_waits(quick: Path) -> None:
+    """The meter was reset in the morning, somebody edits the map in the afternoon, and both are told in the evening."""
+    site = Roof(quick)
+    site.until(34)
+    old, reset = site.devices[1], site.clock.now() - timedelta(minutes=5)
+    fresh = SimulatedMeter(
+        original().map,
+        clock=site.clock.now,
+        unit=1,
+        start_export_wh=100,
+        start_import_wh=0,
+        sky=Sky(zone=SINGAPORE, seed=1),
+        seed=1,
+        started=reset,
+        settings={"ct_ratio": 40},
+    )
+    site.devices[1] = fresh
+    site.until(37)
+    site.edit(EDITS["scale"](original()))
+    site.until(40)
+    wish = {"at": reset.isoformat(), "kind": "reset", "new_serial": None, "note": "", "dry": False}
+    counters = {"old_wh": old.counted_wh(reset), "new_wh": fresh.counted_wh(reset)}
+    done = carry_out(site.meter, "seam", wish | counters, site.store, site.clock, RULES)
+    site.line.forget(site.meter)
+    assert done["readings"] >= 18 and changes.pending(site.meter, site.store) is not None
+    site.until(41)
+    site.edit(original())  # the map was right
+    site.until(75)
+    assert site.booked() == truth(site, old, reset) and not site.alarms() and len(site.uplink.stored) == 3
+    site.store.close()
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_counter_near_its_end_does_not_roll_over_by_itself_while_it_is_read_in_another_way(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    """Read in Wh it lies at the beginning of its range; a map that knows the end would take that for a rollover."""
+    for module in (polling, amend) if not looks else ():
+        monkeypatch.setattr(module, "pending", lambda _meter, _store: None)
+    site = Roof(quick, edited(original(), rollover=Decimal(395), times=()))
+    site.until(34)
+    site.edit(edited(site.meter, unit="Wh", rollover=Decimal(395_000)))
+    site.until(36)
+    assert [seam.kind for seam in site.store.seams.all("roof")] == ([] if looks else ["rollover"])
+    site.store.close()
+
+
+def test_a_gateway_that_could_not_ask_its_store_at_first_doubts_what_it_read_meanwhile(quick: Path) -> None:
+    site = Roof(quick)
+    site.until(34)
+    site.edit(EDITS["ratio"](original()))
+    site.line._watched["roof"] = polling.Watched(
+        site.meter, Learned(), site.line.plan(site.meter, Learned()), blind=True
+    )
+    site.until(36)
+    kept = [r for r in site.store.readings.back("roof") if r.moment.at > START + timedelta(hours=34)]
+    assert kept and all("read in another way" in reading.doubt for reading in kept)
     site.store.close()

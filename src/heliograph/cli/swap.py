@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     "swap",
     help="Record that another counter took over: a new meter, a reset, a rollover. With --map-changed: confirm that "
     "the counter is rightly read in the way that its map and the configuration say now; the running total goes on from "
-    "there. With --corrects N: record what seam N should have said; the first open day takes the difference.",
+    "there. With --corrects N: record what seam N should have said, or with --reread that its old way was wrong from "
+    "the beginning; the first open day takes the difference.",
 )
 @click.argument("meter")
 @click.option("--old-index", default=None, help="What the old counter showed last, in kWh.")
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 @click.option("--new-serial", default=None, help="Serial number of the new meter.")
 @click.option("--map-changed", is_flag=True, help="The same counter, read in another way; status says which.")
 @click.option("--corrects", type=int, default=None, help="Number of the seam that was recorded with a wrong index.")
+@click.option(
+    "--reread", is_flag=True, help="With --corrects: what was booked before, read from its words in the new way."
+)
 @click.option("--kind", type=click.Choice(["swap", "reset", "rollover"]), default="swap", show_default=True)
 @click.option(
     "--at", "at", default=None, help="When: 2026-03-14T15:30 in the site's zone, or with an offset. [default: now]"
@@ -43,6 +47,7 @@ def command(
     new_serial: str | None,
     map_changed: bool,
     corrects: int | None,
+    reread: bool,
     kind: str,
     at: str | None,
     note: str,
@@ -59,6 +64,13 @@ def command(
                 hint="Give --note only. For another meter leave --map-changed away: that confirms its map as well.",
             )
         return _confirm(app, name, note, yes=yes, as_json=as_json)
+    if reread:
+        if corrects is None or {at, old_index, new_index, new_serial} != {None} or kind != "swap":
+            raise UsageError(
+                "--reread takes the counters from what is stored",
+                hint="Give --corrects N and --note with it, N as in heliograph status.",
+            )
+        return _correct(app, name, {"corrects": corrects, "reread": True, "note": note}, yes=yes, as_json=as_json)
     if old_index is None or new_index is None:
         raise UsageError(
             "what did both counters show?",
@@ -110,12 +122,18 @@ def _confirm(app: App, name: str, note: str, *, yes: bool, as_json: bool) -> int
             f"{name}: {done['seam']}; {done['between']}. Recorded as seam {done['id']}; the running total goes on."
             " See: heliograph status"
         )
+        click.echo(
+            f"Were the days before read wrongly? Then: heliograph swap {name} --corrects {done['id']} --reread --note"
+            ' "why"'
+        )
     return 0
 
 
 def _correct(app: App, name: str, wish: dict[str, Any], *, yes: bool, as_json: bool) -> int:
     planned = carried_out(app, name, "correction", {**wish, "dry": True})
     if not yes:
+        if planned["because"]:
+            click.echo(f"{name}: {planned['because']}.", err=True)
         click.echo(
             f"{name}: {planned['seam']}; closed days stay, and what is counted from {planned['from']} on takes it.",
             err=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Literal
 
 from heliograph.core import daily
@@ -12,6 +13,7 @@ from heliograph.core.daily import ESTIMATED, Border, Day
 from heliograph.core.errors import UsageError
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, Step, corrected, most_wh, offset, rolled_over, settled
+from heliograph.core.meaning import index_wh
 from heliograph.core.plausible import rollover_wh, step_wh
 from heliograph.core.readings import Reading
 from heliograph.core.registers import Register
@@ -201,6 +203,67 @@ def record_correction(
     return Recorded(found)
 
 
+def reread(meter: Meter, wrong: int, note: str, store: Store, now: datetime, *, dry: bool = False) -> Recorded:
+    """Corrects what was booked in a way that was wrong from the beginning: the same words, read in the new way.
+
+    Closed days stay as they are; the first open one takes the difference.
+    """
+    if not note.strip():
+        raise UsageError("a correction needs its reason", hint='Add --note "who found what, and how".')
+    seams = store.seams.all(meter.id)
+    own = [seam for seam in seams if seam.kind != "correction"]
+    seam = next((one for one in own if one.id == wrong), None)
+    if seam is None or seam.new_meaning is None or seam.kind != "change":
+        known = "; ".join(f"{one.id}: {one}" for one in own if one.kind == "change") or "none"
+        raise UsageError(
+            f"{meter.id}: seam {wrong} is none at which the same counter was read in another way",
+            hint=f"Such seams: {known}",
+        )
+    before = [one for one in own if (one.at, one.id or 0) < (seam.at, seam.id or 0)]
+    began = store.days.first_border(meter.id)
+    start = None
+    if before:
+        _, start = store.readings.beside(meter.id, before[-1].at)
+    elif began is not None:
+        start = store.readings.reading(began.before)
+    source = start.source if start is not None else None
+    new = None
+    if start is not None and source is not None:
+        told = {name: Decimal(str(number)) for name, number in start.values.items()}
+        new = index_wh(seam.new_meaning, source.function, source.address, start.words, told)
+    if start is None or start.index_wh is None or new is None:
+        raise UsageError(
+            f"{meter.id}: what was stored of the days before does not hold what the new way reads",
+            hint="Closed days stay as they are: nobody can say from here by how much they are wrong.",
+        )
+    booked, truly = seam.old_wh - start.index_wh, seam.new_wh - new
+    since = f"from {start.moment.at:%Y-%m-%d %H:%M} to {seam.at:%Y-%m-%d %H:%M} UTC"
+    said = f"{since} {kwh(booked)} kWh were booked, and the same words say {kwh(truly)} kWh"
+    if not 0 <= truly <= most_wh(start.moment.at, seam.at, meter.rated_kw, _step(meter, seam.new_wh)):
+        raise UsageError(
+            f"{meter.id}: {since} the new way says {kwh(truly)} kWh, which {meter.rated_kw:g} kW cannot have made",
+            hint=f"{kwh(booked)} kWh were booked, and stay.",
+        )
+    border = store.days.last_border(meter.id)
+    found = corrected(
+        seams,
+        wrong,
+        seam.old_wh + truly - booked,
+        seam.new_wh,
+        before=None,  # what was read before is what is wrong
+        after=None,
+        border=(border.at, border.index_wh) if border is not None else None,
+        rated_kw=meter.rated_kw,
+        step_wh=_step(meter, seam.new_wh),
+        note=f"{note}; {said}",
+    )
+    if isinstance(found, str):
+        raise UsageError(f"{meter.id}: {found}", hint="Nothing was recorded: heliograph days " + meter.id)
+    if not dry:
+        found = replace(found, id=store.seams.record(found, (), now))
+    return Recorded(found, note=said)
+
+
 def _beside(
     meter: str, wrong: int, at: datetime, seams: Sequence[Seam], store: Store
 ) -> tuple[Step | None, Step | None]:
@@ -367,22 +430,19 @@ def carry_out(
             "between": recorded.note,
         }
     if what == "correction":
-        recorded = record_correction(
-            meter,
-            int(wish["corrects"]),
-            int(wish["old_wh"]),
-            int(wish["new_wh"]),
-            wish["note"],
-            store,
-            now,
-            dry=wish["dry"],
-        )
+        which, note, dry = int(wish["corrects"]), wish["note"], wish["dry"]
+        if wish.get("reread"):
+            recorded = reread(meter, which, note, store, now, dry=dry)
+        else:
+            counters = int(wish["old_wh"]), int(wish["new_wh"])
+            recorded = record_correction(meter, which, *counters, note, store, now, dry=dry)
         return {
             "meter": meter.id,
             "seam": str(recorded.seam),
             "id": recorded.seam.id,
             "moves_wh": recorded.seam.moves_wh,
             "from": recorded.seam.at.isoformat().replace("+00:00", "Z"),
+            "because": recorded.note,
         }
     if what == "release":
         first, last = date.fromisoformat(wish["first"]), date.fromisoformat(wish["last"])
