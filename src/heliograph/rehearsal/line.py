@@ -201,6 +201,8 @@ class Wire:
 
     def _advance(self, now: float) -> None:
         """The request is over once the line has been silent for long enough."""
+        if self.other is not None and self._other_at < now - self.other.every:
+            self._other_at += (now - self._other_at) // self.other.every * self.other.every  # nobody was listening
         while self.other is not None and self._other_at <= now:
             self._other_asks(self.other)
         if self._request and self._request_end + self.gap <= now:

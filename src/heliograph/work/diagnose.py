@@ -107,7 +107,7 @@ def budget(subject: Subject) -> tuple[float, float]:
     answers = listen + READS * 0.15 + 3
     knocks = 4 * patient
     settings = len(usual_settings(line)) * len(_units_elsewhere(subject)) * 2.5 * QUICK
-    units = MOST_UNITS * (1 if line.way == "tcp" else 2.2) * QUICK * 0.6
+    units = 40 * QUICK if line.way == "tcp" else MOST_UNITS * 2.2 * QUICK * 0.6
     return answers, listen + knocks + settings + units
 
 
@@ -274,17 +274,17 @@ class _Visit:
                 line = o.line if any(one.outcome == "silent" for one in o.knocks) else line
         if all(one.outcome in ("unreachable", "closed") for one in o.knocks) and o.knocks:
             return o
-        if o.line.way == "serial" and self.does("settings"):
+        with closing(self.connect(with_(line))) as bus:
+            if self.does("units"):
+                o = self.others(o, bus, line, likely=True)
+        if not _found(o) and o.line.way == "serial" and self.does("settings"):
             o = replace(o, elsewhere=tuple(self.elsewhere(line)))
-        if not any(one.tried.outcome in ALIVE for one in o.elsewhere):
-            with closing(self.connect(with_(line))) as bus:
-                if self.does("units"):
-                    o = replace(o, units=tuple(self.others(bus, line)))
-                    there = [one.unit for one in o.units if one.outcome in ALIVE]
-                    o = replace(o, devices=tuple(self.devices(bus, there[:MOST_DEVICES])))
-                strange = any(one.outcome == "garbled" for one in o.knocks)
-                if strange and o.line.way != "tcp" and self.does("listen again"):
-                    o = self.listened(o, bus, LISTEN_AGAIN)
+        with closing(self.connect(with_(line))) as bus:
+            if not _found(o) and self.does("units"):
+                o = self.others(o, bus, line, likely=False)
+            strange = any(one.outcome == "garbled" for one in o.knocks)
+            if not _found(o) and strange and o.line.way != "tcp" and self.does("listen again"):
+                o = self.listened(o, bus, LISTEN_AGAIN)
         return replace(o, foreign=tuple(self.foreign))
 
     @staticmethod
@@ -329,23 +329,31 @@ class _Visit:
                     if tried.outcome in ALIVE:
                         return
 
-    def others(self, bus: Bus, line: Line) -> Iterator[Try]:
-        """Other units, the likely ones first; from there on only until one answers."""
+    def others(self, o: Observations, bus: Bus, line: Line, *, likely: bool) -> Observations:
+        """Other units: the likely ones, or all the others; no further than the group in which one answers."""
         factory = self.subject.map.unit if self.subject.map else 1
-        likely = (factory, *range(1, 33), 247, 126, 240, 200, 100, 71)
-        units = [one for one in dict.fromkeys((*likely, *range(33, MOST_UNITS + 1))) if one != self.subject.unit]
-        block, *_ = self.shapes(line)
-        found = False
-        for number, unit in enumerate(units):
-            self.told("units", number / len(units))
-            if found and unit not in likely:
-                return
-            wait = self.quick if unit in likely else self.quick * HASTE
-            tried = self.ask(bus, line, unit, block, wait)
-            if tried.outcome == "garbled":
-                tried = self.ask(bus, line, unit, block, wait)
-            found = found or tried.outcome in ALIVE
-            yield tried
+        groups: list[tuple[int, ...]] = [(factory, *range(1, 11))]
+        if not likely:
+            groups = [(*range(11, 33), 247, 126, 240, 200, 100, 71)]
+            groups.append((255, 0) if line.way == "tcp" else tuple(range(33, MOST_UNITS + 1)))
+        asked = {self.subject.unit, *(one.unit for one in o.units)}
+        tries: list[Try] = []
+        for number, group in enumerate(groups):
+            units = [unit for unit in dict.fromkeys(group) if unit not in asked]
+            asked.update(units)
+            for done, unit in enumerate(units):
+                self.told("units", done / len(units))
+                wait = self.quick * (HASTE if number else 1)
+                tried = self.ask(bus, line, unit, self.shapes(line)[0], wait)
+                if tried.outcome == "garbled":
+                    tried = self.ask(bus, line, unit, self.shapes(line)[0], wait)
+                tries.append(tried)
+                if tried.outcome in ("closed", "unreachable"):
+                    return replace(o, units=(*o.units, *tries))
+            if there := [one.unit for one in tries if one.outcome in ALIVE]:
+                devices = tuple(self.devices(bus, there[:MOST_DEVICES]))
+                return replace(o, units=(*o.units, *tries), devices=devices)
+        return replace(o, units=(*o.units, *tries))
 
     def inside(self, o: Observations, bus: Bus, line: Line) -> Observations:
         """The device answers: is it the right one, does it say what it should, and does it always?"""
@@ -519,6 +527,11 @@ class _Visit:
             for part in parts(block):
                 found.setdefault(part.count, part)
         return tuple(found[count] for count in sorted(found))
+
+
+def _found(o: Observations) -> bool:
+    """Whether anybody answers, under whatever unit or setting."""
+    return any(one.outcome in ALIVE for one in (*o.units, *(one.tried for one in o.elsewhere)))
 
 
 def _within(inner: Block, outer: Block) -> bool:
