@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from heliograph import library
-from heliograph.cli import map_sunspec
+from heliograph.cli import map_sunspec, map_try
 from heliograph.cli.options import json_option, print_json, print_table
 from heliograph.core.decode import addresses
 from heliograph.core.errors import ConfigError
@@ -32,6 +32,7 @@ def command(context: click.Context, local: Path) -> None:
 
 
 command.add_command(map_sunspec.command)
+command.add_command(map_try.command)
 
 COLUMNS = ("map", "maker", "model", "phases", "production", "step", "status")
 """Of `map list`, and of the table in meters/README.md, which is made from the shipped maps."""

@@ -218,7 +218,7 @@ def read_by(
         words = words_of(map, register, space, shift)
         if words is None or register.type == "text":
             continue
-        exponent = _exponent(map, register, space, shift)
+        exponent = exponent_of(map, register, space, shift)
         way = map.order_of(register) if order is None or width(register) == 1 else order
         result = value(register, way, words, exponent=exponent, factors=known)
         if isinstance(result, Decimal):
@@ -236,7 +236,8 @@ def words_of(map: MeterMap, register: Register, space: Space, shift: int = 0) ->
     return tuple(words[place] for place in places)
 
 
-def _exponent(map: MeterMap, register: Register, space: Space, shift: int) -> int | None:
+def exponent_of(map: MeterMap, register: Register, space: Space, shift: int = 0) -> int | None:
+    """What the register's scale register holds, where it has one that was read."""
     if register.scale_register is None:
         return None
     words = space.get(map.function_of(register), {})
