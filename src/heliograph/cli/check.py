@@ -43,7 +43,7 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
         ],
         "clock_trusted": app.clock.trusted(),
     }
-    warnings = _warnings(app)
+    warnings = warnings_of(app)
     if as_json:
         print_json({**facts, "warnings": warnings})
         return 0
@@ -66,7 +66,7 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
     return 0
 
 
-def _warnings(app: App) -> list[str]:
+def warnings_of(app: App) -> list[str]:
     """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
     of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
     return of_maps + _of_drec(app)

@@ -139,19 +139,23 @@ class Guide:
         if self.quiet:
             return
         from rich.console import Console
-        from rich.padding import Padding
+        from rich.table import Table
         from rich.text import Text
 
-        width = None if sys.stdout.isatty() else 400
-        console = Console(highlight=False, markup=False, emoji=False, width=width)
+        # In a pipe nothing is folded: whoever reads it there wants one line a check.
+        console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 400)
         if check.about != self._about:
             console.print(Text(f"\n{check.about}" if self._about else check.about, "bold"))
             self._about = check.about
         mark, colour = MARKS[check.result]
-        line = Text.assemble((f"{mark} ", f"bold {colour}"), (f"{check.step:13} ", "default"), check.says)
-        console.print(Padding(line, (0, 0, 0, 2)))
+        line = Table.grid(padding=(0, 1))
+        line.add_column(width=2, justify="right")
+        line.add_column(width=13)
+        line.add_column(overflow="fold")
+        line.add_row(Text(mark, f"bold {colour}"), check.step, check.says)
         if check.todo:
-            console.print(Padding(Text(check.todo, "dim"), (0, 0, 0, 18)))
+            line.add_row("", "", Text(f"→ {check.todo}", "" if check.result == "green" else colour))
+        console.print(line)
 
     def ask(self, key: str, question: str) -> str | None:
         if key in self.given or not sys.stdin.isatty() or not sys.stderr.isatty() or self.quiet:
@@ -184,7 +188,7 @@ def _end(checks: Sequence[Check], report: Path | None) -> None:
     if not left:
         click.echo(click.style(f"Green: all {len(checks)} checks are in order.", fg="green", bold=True))
     else:
-        counts = [f"{sum(c.result == r for c in left)} {WORDS[r]}" for r in ("wrong", "attention", "unknown")]
+        counts = [f"{count} {WORDS[r]}" for r in WORDS if r != "green" and (count := sum(c.result == r for c in left))]
         click.echo(f"{len(checks) - len(left)} of {len(checks)} checks are in order; {', '.join(counts)}:")
         for number, check in enumerate(left, 1):
             click.echo(f"  {number}. {check.about}, {check.step}: {check.todo or check.says}")
@@ -196,11 +200,11 @@ def _end(checks: Sequence[Check], report: Path | None) -> None:
 
 
 def _configuration(app: App, meters: Sequence[Meter]) -> list[Check]:
-    from heliograph.cli.check import _warnings
+    from heliograph.cli.check import warnings_of
 
     found = [
         Check("configuration", "site", "attention", warning, "See: heliograph check", "configuration")
-        for warning in _warnings(app)
+        for warning in warnings_of(app)
     ]
     for meter in meters:
         url = app.bus_settings(meter.bus).url
@@ -325,6 +329,8 @@ def as_facts(app: App, meters: Sequence[Meter], found: Found, installer: str) ->
 
 def _meter_facts(app: App, meter: Meter, found: Found) -> dict[str, Any]:
     look = found.looks.get(meter.id)
+    order = [register.quantity for register in meter.map.registers]
+    values = sorted(look.values.items(), key=lambda pair: order.index(pair[0])) if look is not None else []
     return {
         "id": meter.id,
         "bus": app.bus_settings(meter.bus).url,
@@ -340,9 +346,7 @@ def _meter_facts(app: App, meter: Meter, found: Found) -> dict[str, Any]:
         "reports": {report.uplink: report.remote_id for report in meter.reports},
         "read_at": look.at if look is not None else None,
         "figures": [
-            {"quantity": name, "value": value, "words": list(look.words.get(name, ()))}
-            for name, value in (look.values if look is not None else {}).items()
-        ]
-        if look is not None
-        else [],
+            {"quantity": name, "value": value, "words": list(look.words.get(name, ()) if look is not None else ())}
+            for name, value in values
+        ],
     }

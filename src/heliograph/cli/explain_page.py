@@ -18,7 +18,7 @@ from heliograph.work.explain import longest
 
 Sample = tuple[Reading, int | None, bool]
 
-_STYLE = """
+STYLE = """
 @page { size: A4; margin: 14mm 15mm 16mm; }
 * { box-sizing: border-box; }
 html { background: #eef1f4; }
@@ -66,7 +66,7 @@ def page(found: Mapping[str, Any], samples: Sequence[Sample], now: datetime) -> 
         "<!DOCTYPE html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body>",
+        f"<style>{STYLE}</style></head><body>",
         _head(title, found, zone),
         *(_figure(found) if found["state"] == "closed" else _without_figure(found)),
         *_curve_section(found, samples, zone),

@@ -69,6 +69,7 @@ RATIOS = (
 )
 ROOM_BYTES = 200_000_000
 SOON = timedelta(days=30)
+NOT_THERE = "the device refuses it, or several reads of it did not agree"
 PHASES = ("l1", "l2", "l3")
 
 
@@ -114,6 +115,8 @@ class Sun:
     """W/m2 that a clear sky gives now."""
     again: str = ""
     """When it is worth coming back."""
+    odd: bool = False
+    """What flows or what a person says does not go with the clock."""
 
 
 # -- the meter ------------------------------------------------------------------------------------------------
@@ -127,13 +130,18 @@ def identity(meter: Meter, look: Look) -> Check:
         says = f"It has serial number {look.serial}, but the configuration says {meter.serial}."
         return Check("identity", meter.id, "wrong", says, "Correct serial, or find the right meter.", "wrong-device")
     if look.serial is None:
-        says = f"Nothing speaks against {meter.map.name}; this device tells no serial number."
+        says = f"Nothing speaks against the map {meter.map.name}; this device tells no serial number."
         return Check("identity", meter.id, "green", says, "Note the number on its label in the installer's file.")
     if meter.serial is None:
-        says = f"It is a {meter.map.name}, serial number {look.serial}; another one in its place would not be noticed."
+        says = f"The map {meter.map.name} fits, the serial number is {look.serial}; another meter would not be noticed."
         todo = f'Compare with the label, then write below [[meter]] {meter.id}: serial = "{look.serial}"'
         return Check("identity", meter.id, "attention", says, todo, "serial-not-pinned")
-    return Check("identity", meter.id, "green", f"It is the {meter.map.name} with serial number {look.serial}.")
+    return Check(
+        "identity",
+        meter.id,
+        "green",
+        f"The map {meter.map.name} fits, and the serial number is {look.serial}, as configured.",
+    )
 
 
 def same_serial(one: str, other: str) -> bool:
@@ -148,7 +156,7 @@ def counters(meter: Meter, look: Look) -> Check:
         return Check("counters", meter.id, "wrong", says, todo, "factor-missing")
     shown = look.number(meter.production)
     if shown is None:
-        why = look.absent.get(meter.production) or "; ".join(look.doubts) or "the device has no such register"
+        why = look.absent.get(meter.production) or "; ".join(look.doubts) or NOT_THERE
         todo = f"heliograph read {meter.id} --all shows what can be read; is it the right map?"
         return Check("counters", meter.id, "wrong", f"{meter.production} has no value: {why}.", todo, "no-counter")
     others = [name for name in ("energy_import", "energy_export") if name != meter.production]
@@ -263,18 +271,21 @@ def sun(now: datetime, zone: ZoneInfo, position: Position | None, share: float |
     if position is not None:
         clear, again = clear_sky(position, now), _again(now, zone, position)
         if clear < DAWN:
-            why = f"at {local:%H:%M} the sun is down at {position.latitude:g}, {position.longitude:g}"
-            return Sun(False, why, clear, again)
+            down = f"at {local:%H:%M} the sun is down at {position.latitude:g}, {position.longitude:g}"
+            if share is not None and share >= ENOUGH:
+                return Sun(None, f"{down}, but {share:.0%} of the rated power flows", clear, again, odd=True)
+            return Sun(False, down, clear, again)
         if answer == "no":
             return Sun(False, "you say that the sun is not on the panels", clear, again)
         return Sun(True, f"a clear sky gives {clear:.0f} W/m² now", clear, again)
     again = "09:00 and 15:00 local time"
-    day = 7 <= local.hour < 18
+    day, night = 7 <= local.hour < 18, not 4 <= local.hour < 23
     if answer is not None:
         said = answer == "yes"
-        return Sun(said, f"you say that the sun is {'' if said else 'not '}on the panels", None, again)
+        why = f"you say that the sun is {'' if said else 'not '}on the panels"
+        return Sun(said, why, None, again, odd=said and night)
     if share is not None and share >= ENOUGH:
-        return Sun(True, f"{share:.0%} of the rated power flows", None, again)
+        return Sun(True, f"{share:.0%} of the rated power flows", None, again, odd=night)
     if not day:
         return Sun(False, f"it is {local:%H:%M}", None, again)
     if share is not None and share >= FLOWS:
@@ -539,7 +550,9 @@ class ClockSeen:
     """What a platform says against the clock; '' where it agrees, None where none was asked or answered."""
 
 
-def clock(seen: ClockSeen, zone: ZoneInfo, position: Position | None, answer: str | None) -> Iterator[Check]:
+def clock(
+    seen: ClockSeen, zone: ZoneInfo, position: Position | None, answer: str | None, suns: Sequence[Sun] = ()
+) -> Iterator[Check]:
     local = seen.now.astimezone(zone)
     shown = f"{local:%Y-%m-%d %H:%M} in {zone.key}"
     todo = "Check the network and NTP: timedatectl. Until then no day is closed and nothing is delivered."
@@ -554,6 +567,12 @@ def clock(seen: ClockSeen, zone: ZoneInfo, position: Position | None, answer: st
     else:
         says = f"The clock is not synchronised: it says {shown}."
         yield Check("clock", "site", "wrong", says, todo, "clock-untrusted")
+    odd = [one for one in suns if one.odd]
+    if odd:
+        says = f"By this clock it is night ({shown}), but {odd[0].why.rpartition(', but ')[2]}."
+        todo = "Compare the clock with a watch; else site.timezone, or latitude and longitude, are wrong."
+        yield Check("zone", "site", "wrong", says, todo, "zone")
+        return
     yield _zone(seen.now, zone, position, answer)
 
 
@@ -639,19 +658,19 @@ def _registered(meter: Meter, uplink: str, told: Registered) -> Check:
     about = f"{meter.id} is registered at {uplink} as {told.remote_id}"
     if told.known is False:
         says = f"{meter.id} is not registered at {uplink} as {told.remote_id}."
-        return Check("registered", meter.id, "wrong", says, told.text, "not-registered")
+        return Check("registered", uplink, "wrong", says, told.text, "not-registered")
     if told.known is None:
         says = f"Whether {about} could not be told{f': {told.text}' if told.text else ''}."
-        return Check("registered", meter.id, "unknown", says, "Look it up there by hand.", "registered-untold")
+        return Check("registered", uplink, "unknown", says, "Look it up there by hand.", "registered-untold")
     if told.barred:
         says = f"{about}, but nothing is taken for it."
-        return Check("registered", meter.id, "wrong", says, told.text, "barred")
+        return Check("registered", uplink, "wrong", says, told.text, "barred")
     if told.capacity_kw is not None and abs(told.capacity_kw / meter.rated_kw - 1) > 0.05:
         says = f"{about} with {told.capacity_kw:g} kW; rated_kw is {meter.rated_kw:g} here."
         todo = "Correct the one that is wrong: the platform refuses days above its capacity."
-        return Check("registered", meter.id, "attention", says, todo, "capacity")
+        return Check("registered", uplink, "attention", says, todo, "capacity")
     with_kw = f" with {told.capacity_kw:g} kW, as here" if told.capacity_kw is not None else ""
-    return Check("registered", meter.id, "green", f"{about}{with_kw}. {told.text}".strip())
+    return Check("registered", uplink, "green", f"{about}{with_kw}. {told.text}".strip())
 
 
 def green(checks: Sequence[Check]) -> bool:

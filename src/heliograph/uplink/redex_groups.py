@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from heliograph.core.delivery import Note, Registered, Verdict
@@ -202,7 +203,7 @@ def _standing(group: Group) -> str:
 def _kilowatts(value: object) -> float | None:
     """kW (§4.2); text or number, and 0 where nobody said."""
     try:
-        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
+        found = float(value) if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool) else 0.0
     except ValueError:
         return None
     return found if 0 < found < 1e6 else None

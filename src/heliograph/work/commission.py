@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from heliograph.core import commissioning as judge
 from heliograph.core import daily
-from heliograph.core.commissioning import Check, ClockSeen, Look
+from heliograph.core.commissioning import Check, ClockSeen, Look, Sun
 from heliograph.core.delivery import DayRow, Roll, Stored, Unknown
 from heliograph.core.errors import BusError, HeliographError
 from heliograph.core.figures import kwh
@@ -76,6 +76,8 @@ class Found:
     checks: list[Check] = field(default_factory=list)
     looks: dict[str, Look] = field(default_factory=dict)
     """The first look at each meter that answered."""
+    suns: list[Sun] = field(default_factory=list)
+    """Whether the sun shone when each meter was watched."""
 
 
 def commission(
@@ -99,7 +101,7 @@ def commission(
         note(check)
     for meter in meters:
         _meter(meter, means, clock, rules, guide, watch, found, note)
-    for check in _box(means, clock, rules, guide):
+    for check in _box(means, clock, rules, guide, found.suns):
         note(check)
     for uplink in sorted({report.uplink for meter in meters for report in meter.reports}):
         _platform(uplink, meters, means, clock, guide, note)
@@ -141,6 +143,7 @@ def _meter(
     if rules.position is None:
         said = guide.ask("sun", "Is the sun on the panels now?")
     sun = judge.sun(clock.now(), rules.zone, rules.position, share, said)
+    found.suns.append(sun)
     if sun.shines:
         looks = _watch(meter, look, means, clock, guide, watch)
     note(judge.transformers(meter, looks, sun))
@@ -187,12 +190,12 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _box(means: Means, clock: Clock, rules: Rules, guide: Guide) -> list[Check]:
+def _box(means: Means, clock: Clock, rules: Rules, guide: Guide, suns: Sequence[Sun]) -> list[Check]:
     told = [against for uplink in means.uplinks if (against := beside(uplink, clock)) is not None]
     seen = ClockSeen(clock.now(), means.box.trusted, told[0] if told else None)
     local = clock.now().astimezone(rules.zone)
     answer = guide.ask("time", f"Is it {local:%H:%M} on your watch?") if rules.position is None else None
-    checks = list(judge.clock(seen, rules.zone, rules.position, answer))
+    checks = list(judge.clock(seen, rules.zone, rules.position, answer, suns))
     exists = means.box.running or means.data_dir.is_dir()
     trouble, free = _writable(means.data_dir) if exists and not means.box.running else ("", None)
     return [*checks, judge.storage(str(means.data_dir), means.box.storage or trouble, free, exists=exists)]
@@ -228,10 +231,10 @@ def _platform(
         about = f"made-up days of {meter.id} to a stand-in {uplink} in this program"
         if trouble:
             says, todo = f"Delivering {about} failed: {trouble}", f"Look at [uplink.{uplink}]: dialect and its keys."
-            note(Check("rehearsal", meter.id, "wrong", says, todo, "rehearsal"))
+            note(Check("rehearsal", uplink, "wrong", says, todo, "rehearsal"))
         else:
             says = f"Delivered {about}, and read back the same to the Wh. Nothing left for the real one."
-            note(Check("rehearsal", meter.id, "green", says))
+            note(Check("rehearsal", uplink, "green", says))
 
 
 def rehearse(uplink: Uplink, meter: Meter, report: Report, clock: Clock, zone: ZoneInfo) -> str:
