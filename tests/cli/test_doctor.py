@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from heliograph import control, library
+from heliograph.bus.modbus import open_bus
 from heliograph.cli import heliograph
 from heliograph.core.errors import HeliographError
-from heliograph.core.registers import Order
+from heliograph.core.registers import Order, Timing
 from heliograph.rehearsal.faults import Faults
-from heliograph.rehearsal.frames import Device, rtu
+from heliograph.rehearsal.frames import Device, Framing, rtu
 from heliograph.rehearsal.line import Line, OtherMaster, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.server import Server
@@ -209,6 +210,16 @@ def test_a_port_that_is_not_there_is_named_with_those_that_are(site: Site) -> No
     assert told.stdout.startswith("There is no port /dev/ttyUSB77; ")
 
 
+def test_a_port_that_a_hidden_program_holds_is_told(site: Site) -> None:
+    with Line(Wire(device(), baud=115200)) as line:
+        other = open_bus(line.url)
+        other.read(1, "input", 0x46, 2, Timing(timeout=2))
+        told = site.ask(line.url)
+        other.close()
+    assert code(told) == 69
+    assert " is in use by another program" in told.stdout and "sudo" in told.stdout
+
+
 # -- TCP ----------------------------------------------------------------------------------------------------------
 
 
@@ -223,8 +234,11 @@ def test_a_port_that_is_not_there_is_named_with_those_that_are(site: Site) -> No
     ],
     ids=["ok", "unit", "map", "order", "slow"],
 )
-def test_each_fault_is_named_over_tcp(site: Site, real: dict[str, Any], believed: dict[str, Any], kind: str) -> None:
-    with Server(device(**real), turnaround=0.15 if kind == "slow" else 0.0) as server:
+@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+def test_each_fault_is_named_over_tcp(
+    site: Site, framing: Framing, real: dict[str, Any], believed: dict[str, Any], kind: str
+) -> None:
+    with Server(device(**real), framing=framing, turnaround=0.15 if kind == "slow" else 0.0) as server:
         assert first(site.found(server.url, **believed))[0] == kind
 
 

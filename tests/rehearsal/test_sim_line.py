@@ -18,7 +18,7 @@ from heliograph import library
 from heliograph.core.errors import UsageError
 from heliograph.rehearsal.faults import Faults
 from heliograph.rehearsal.frames import Device, rtu, rtu_parts
-from heliograph.rehearsal.line import Line, Wire
+from heliograph.rehearsal.line import Line, OtherMaster, Parity, Wire, received
 from heliograph.rehearsal.meter import SimulatedMeter
 
 NOON = datetime(2026, 3, 3, 5, tzinfo=UTC)
@@ -48,6 +48,74 @@ def listen(wire: Wire) -> list[tuple[float, int]]:
 
 def text(heard: list[tuple[float, int]]) -> bytes:
     return bytes(byte for _, byte in heard)
+
+
+# -- parity, and somebody else -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_one_character_is_taken_as_a_receiver_with_another_parity_takes_it(byte: int) -> None:
+    odd = byte.bit_count() % 2
+    data = bytes((byte,))
+    assert received(data, "E", "E") == (data, 0)
+    assert received(data, "E", "O") == (data, 1), "the bits are right, the parity is not"
+    # The stop bit stands where even parity is expected: right by chance for half of the bytes.
+    assert received(data, "N", "E") == (data, 1 - odd)
+    # The parity bit stands where the stop bit is expected: 1 for an odd byte; a 0 begins another character.
+    taken, marked = received(data, "E", "N")
+    assert taken[:1] == data
+    assert (len(taken), marked) == ((1, 0) if odd else (2, 1))
+
+
+def test_a_frame_with_another_parity_is_no_frame() -> None:
+    request = rtu(1, ASK_80)
+    pairs: list[tuple[Parity, Parity]] = [("N", "E"), ("N", "O"), ("E", "N"), ("O", "N"), ("E", "O"), ("O", "E")]
+    for sent, expected in pairs:
+        _, marked = received(request, sent, expected)
+        assert marked, f"{sent} taken as {expected}"
+
+
+@pytest.mark.parametrize(
+    ("master", "devices", "forgiving", "answered"),
+    [
+        ("N", "N", False, True),
+        ("E", "E", False, True),
+        ("N", "E", False, False),
+        ("E", "N", False, False),
+        ("O", "E", False, False),
+        ("O", "E", True, True),  # the bits are the same, and nobody looks at the parity
+        ("N", "E", True, False),
+    ],
+)
+def test_a_device_answers_a_master_with_its_own_parity(
+    master: Parity, devices: Parity, forgiving: bool, answered: bool
+) -> None:
+    wire = Wire(bank(1), parity=devices, forgiving=forgiving)
+    wire.set_master(9600, 10 if master == "N" else 11, master)
+    wire.write(rtu(1, ASK_2), 0.0)
+    assert (text(listen(wire)) == right(wire.devices, 1, ASK_2)) == answered
+
+
+def test_another_master_is_heard_with_what_it_gets_for_an_answer() -> None:
+    other = OtherMaster(rtu(1, ASK_2), every=1.0, first=0.5)
+    wire = Wire(bank(1), other=other)
+    wire.read(0.0)
+    heard = bytearray()
+    for moment in range(30):
+        heard += wire.read(moment / 10)
+    answer = right(wire.devices, 1, ASK_2)
+    assert bytes(heard) == (other.request + answer) * 3
+    assert wire.counts["other master"] == 3
+
+
+def test_questions_of_two_masters_at_once_spoil_each_other() -> None:
+    wire = Wire(bank(1), other=OtherMaster(rtu(1, ASK_2), every=10.0, first=0.002))
+    wire.write(rtu(1, ASK_80), 0.0)
+    heard = bytearray()
+    for moment in range(100):
+        heard += wire.read(moment / 100)
+    assert right(wire.devices, 1, ASK_80) not in bytes(heard)
+    assert wire.counts["collision"]
 
 
 # -- virtual time --------------------------------------------------------------------------------------------------

@@ -199,3 +199,25 @@ def test_an_address_that_cannot_be_listened_on_is_told(host: str, port: int) -> 
 def test_a_port_that_is_taken_is_told() -> None:
     with Server(bank(1)) as server, pytest.raises(UsageError, match="in use"):
         Server(bank(1), port=server.port)
+
+
+@FRAMINGS
+def test_a_device_with_one_client_turns_others_away_until_that_one_leaves(framing: Any) -> None:
+    with Server(bank(1), framing=framing, clients=1) as server, client(server) as one:
+        one.sendall(ask(server, 1))
+        assert receive(one, len(right(server, 1))) == right(server, 1)
+        with client(server) as other, contextlib.suppress(ConnectionError):
+            assert other.recv(1) == b"", "its connection is ended"
+        assert server.counts["turned away"] == 1
+        one.sendall(ask(server, 1, 2))
+        assert receive(one, len(right(server, 1))) == right(server, 1, 2)
+
+
+def test_a_second_client_may_also_be_left_without_an_answer() -> None:
+    with Server(bank(1), clients=1, beyond="starve") as server, client(server) as one, client(server) as other:
+        one.sendall(ask(server, 1))
+        assert receive(one, len(right(server, 1))) == right(server, 1)
+        other.settimeout(0.05)
+        other.sendall(ask(server, 1))
+        with pytest.raises(TimeoutError):
+            other.recv(1)

@@ -20,6 +20,9 @@ from heliograph.core.registers import MeterMap, Order, Timing
 Outcome = Literal["answered", "refused", "nobody", "silent", "garbled", "echoed", "closed", "unreachable"]
 """`nobody`: a gateway says that nothing answers behind it. `closed`: the other side ended the connection."""
 
+Why = Literal["", "busy", "forbidden", "refused"]
+"""Why a port or host could not be opened, where the system's error tells."""
+
 Code = Literal[
     "no-port", "no-permission", "in-use", "gateway", "refused", "unreachable", "another-client", "another-master",
     "echo", "no-echo", "baud", "parity", "wrong-unit", "silence", "garbage", "noise", "slow", "wrong-map",
@@ -57,6 +60,7 @@ class Try:
     """Of a refusal."""
     said: str = ""
     """What the bus said about it."""
+    why: Why = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,17 +275,16 @@ def _gateway(gateway: Gateway) -> Finding:
 
 
 def _unreachable(o: Observations) -> list[Finding]:
-    """TCP: no connection, or one that is ended at once."""
-    if not o.knocks or o.line.way == "serial":
-        return [
-            Finding("unreachable", f"{one.said}.", "Look at the cable and at: dmesg", {})
-            for one in o.knocks[:1]
-            if one.outcome == "unreachable"
-        ]
+    """The port or the connection cannot be opened, or it is ended at once."""
+    if not o.knocks:
+        return []
+    if o.line.way == "serial":
+        last = o.knocks[-1]
+        return [] if last.outcome != "unreachable" else [_unopened(o, last)]
     outcomes = {one.outcome for one in o.knocks}
     told = o.knocks[-1].said
     if outcomes == {"unreachable"}:
-        if "efused" in told:
+        if o.knocks[-1].why == "refused":
             return [
                 Finding(
                     "refused",
@@ -310,6 +313,30 @@ def _unreachable(o: Observations) -> list[Finding]:
             )
         ]
     return []
+
+
+def _unopened(o: Observations, tried: Try) -> Finding:
+    user, group = (o.port.user, o.port.group) if o.port is not None else ("this user", "dialout")
+    if tried.why == "busy":
+        return Finding(
+            "in-use",
+            f"{o.line.at} is in use by another program, which {user} may not see.",
+            "Run this with sudo to see which; if it is the gateway: systemctl stop heliograph.",
+            {"said": tried.said},
+        )
+    if tried.why == "forbidden":
+        return Finding(
+            "no-permission",
+            f"{user} may not open {o.line.at}.",
+            f"Run: sudo usermod -a -G {group} {user}, then log in again (a service: restart it).",
+            {"said": tried.said},
+        )
+    return Finding(
+        "unreachable",
+        f"The port does not work: {tried.said}.",
+        "Unplug the adapter and plug it in again; look at its cable and at: dmesg",
+        {"said": tried.said},
+    )
 
 
 # Nothing usable came ----------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from heliograph.core.diagnosis import (
     Outcome,
     Port,
     Try,
+    Why,
     alive,
     doubtful,
     noisy,
@@ -63,6 +64,14 @@ GAP = 0.02
 MOST_DEVICES = 4
 """Other units that are asked what they are; a line may have many."""
 MOST_UNITS = 247  # Modbus over serial line 1.02, section 2.2
+
+WHY: dict[int, Why] = {
+    errno.EAGAIN: "busy",
+    errno.EBUSY: "busy",
+    errno.EACCES: "forbidden",
+    errno.EPERM: "forbidden",
+    errno.ECONNREFUSED: "refused",
+}
 
 Experiment = Literal["listen", "knock", "echo", "settings", "units", "identity", "content", "series", "listen again"]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
@@ -365,6 +374,8 @@ class _Visit:
             o = replace(o, devices=tuple(self.devices(bus, [self.subject.unit])))
         if self.answered != [] and self.does("series"):
             o = replace(o, series=tuple(self.series(bus, line)))
+        self.overheard(line, bus.counters.frames)
+        bus.counters.frames.clear()
         strange = any(one.outcome == "garbled" for one in (*o.series, *o.knocks)) or any(o.heard)
         if strange and not self.foreign and line.way != "tcp" and self.does("listen again"):
             o = self.listened(o, bus, LISTEN_AGAIN)
@@ -462,8 +473,10 @@ class _Visit:
         timing = replace(self.subject.timing, timeout=wait, retries=0)
         asked, echoed = bus.counters.requests, bus.counters.echoed
         frames = bus.counters.frames
+        self.overheard(line, frames)
         frames.clear()
         outcome: Outcome
+        why: Why = ""
         code, said = 0, ""
         try:
             bus.read(unit, block.function, block.address, block.count, timing)
@@ -476,18 +489,24 @@ class _Visit:
         except BusGarbled as error:
             outcome, said = ("echoed" if bus.counters.echoed > echoed else "garbled"), error.message
         except BusUnreachable as error:
-            reset = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ECONNRESET, errno.EPIPE)
-            outcome, said = ("closed" if bus.counters.requests > asked or reset else "unreachable"), error.message
+            number = getattr(error.__cause__, "errno", None) or 0
+            reset = bus.counters.requests > asked or number in (errno.ECONNRESET, errno.EPIPE)
+            outcome, said, why = ("closed" if reset else "unreachable"), error.message, WHY.get(number, "")
         sent = next((frame for frame in frames if frame.sent), None)
         after = None
+        if sent is not None and outcome in ALIVE:
+            after = _answer_time(frames, sent, line)
+        self.overheard(line, frames)
+        frames.clear()
+        return Try(unit, block.count, outcome, after, code, said, why)
+
+    def overheard(self, line: Line, frames: Iterable[Frame]) -> None:
+        """Questions that are not ours, among what was said since they were last looked through."""
         if line.way != "tcp":
             ours = [frame.data for frame in frames if frame.sent]
             self.foreign += [
-                one for said_ in _said(frames) for one in requests_in(said_) if not any(one in own for own in ours)
+                one for said in _said(frames) for one in requests_in(said) if not any(one in own for own in ours)
             ]
-        if sent is not None and outcome in ALIVE:
-            after = _answer_time(frames, sent, line)
-        return Try(unit, block.count, outcome, after, code, said)
 
     # -- what is asked --------------------------------------------------------------------------------------------
 
