@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,18 @@ TEMPLATES = [
 
 
 def template(name: str) -> MeterMap:
-    return next(one for one in TEMPLATES if one.name == name)
+    return next((one for one in TEMPLATES if one.name == name), None) or library.load(name, None).map
 
 
-def device(name: str = "sunspec-inverter", layout: Layout | None = None, **more: object) -> SimulatedMeter:
+def device(
+    name: str = "sunspec-inverter",
+    layout: Layout | None = None,
+    *,
+    at: Callable[[], datetime] = lambda: NOON,
+    **more: object,
+) -> SimulatedMeter:
     usual: dict[str, object] = {"start_export_wh": 41_230_700, "sky": Sky(zone=SINGAPORE, seed=1), "seed": 1}
-    return SimulatedMeter(template(name), clock=lambda: NOON, layout=layout, **(usual | more))  # type: ignore[arg-type]  # any of its keywords
+    return SimulatedMeter(template(name), clock=at, layout=layout, **(usual | more))  # type: ignore[arg-type]  # any of its keywords
 
 
 class Words:

@@ -9,6 +9,7 @@ import click
 
 from heliograph import library
 from heliograph.cli.options import json_option, print_json, print_table
+from heliograph.cli.snippet import bus_text, meter_text
 from heliograph.core.errors import ConfigError, UsageError
 from heliograph.core.figures import kwh
 from heliograph.core.quantity import find
@@ -172,13 +173,15 @@ def _tell(found: Found, path: Path, url: str, unit: int) -> None:
                 (register.quantity, f"{value:g}" if isinstance(value, float) else str(value), quantity.unit, "")
             )
     print_table(("quantity", "value", "unit", ""), rows, right=("value",))
+    counters = [one.quantity for one in found.map.registers if one.monotonic is not None]
+    for name in (name for name in counters if name in found.absent):
+        click.echo(f"  no {name}: {found.absent[name]}")
     for note in found.notes:
         click.echo(f"! {note}")
-    click.echo(f"\nWritten: {path}. Compare the values with the display, then add it to the configuration:\n")
-    serial = f'\nserial     = "{values["serial_number"]}"' if "serial_number" in values else ""
+    click.echo(f"\nWritten: {path}. Compare the values with the display, then paste this below [site]:\n")
+    click.echo(bus_text("BUS", url, "unless the line is there already: then its id stands below"))
     click.echo(
-        f'[[meter]]\nid         = "{found.map.name}"\nbus        = "..."   # the id of the [[bus]] with url = "{url}"\n'
-        f'unit       = {unit}\nmap        = "{found.map.name}"{serial}\nrated_kw   = ...     # of the inverter'
+        meter_text(found.map.name, "BUS", unit, found.map, serial=str(values.get("serial_number", ""))), nl=False
     )
 
 

@@ -34,7 +34,7 @@ class Layout:
     """How one device is built where SunSpec leaves it to its maker."""
 
     model: int | None = None
-    """None: the last that the template is for, which has the most registers."""
+    """None: the one with the most registers of those that the template is for."""
     base: int | None = None
     """None: the first of the template's."""
     common_length: int = 66
@@ -49,7 +49,8 @@ def laid_out(template: MeterMap, layout: Layout, rated_kw: float) -> tuple[Meter
     spec = template.sunspec
     if spec is None or not spec.models:
         raise UsageError(f"{template.name} names no SunSpec models", hint="See: heliograph map list sunspec")
-    number = layout.model if layout.model is not None else spec.models[-1]
+    most = max(spec.models, key=lambda model: sum(model in one.models for one in template.registers))
+    number = most if layout.model is None else layout.model
     if number not in spec.models:
         known = ", ".join(f"{one}" for one in spec.models)
         raise UsageError(f"{template.name} is not for model {number}", hint=f"It is for: {known}")
