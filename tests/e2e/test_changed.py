@@ -221,6 +221,8 @@ def test_an_edited_counter_is_told_confirmed_explained_and_proven(site: Site, na
     assert len(site.platform.stored_wh("redex", "STR1")) == 1
     before = site.delivered()
     site.edit(name)
+    (warning,) = site.told("check")["warnings"]  # before the gateway is restarted
+    assert words in warning and ("would read" in warning) == (address == 0x4A)
     site.live(20)
     site.live(22)  # a restart in between; then it is four in the morning of the fourth day
     assert site.delivered() == before > 0
@@ -234,7 +236,15 @@ def test_an_edited_counter_is_told_confirmed_explained_and_proven(site: Site, na
     refused = site.ask("swap", "roof", "--map-changed", "--old-index", "1", "--yes", fails=True)
     assert "taken from what was read" in str(refused.exception)
 
-    done = site.told("swap", "roof", "--map-changed", "--note", "compared by P. Tan", "--yes")
+    if name == "ratio":  # asked of the running gateway
+        with site.running() as daemon:
+            wish = {"note": "compared by P. Tan", "dry": False}
+            done = daemon.answer("/api/v1/meters/roof/map-changed", wish)
+            daemon._poll(daemon.lines[0])
+            newest = daemon.store.readings.last("roof")
+            assert newest is not None and not newest.doubt
+    else:
+        done = site.told("swap", "roof", "--map-changed", "--note", "compared by P. Tan", "--yes")
     assert words in done["seam"] and done["readings"] == 42
     site.live(26)
     (seam,) = site.told("explain", "roof", "2026-03-14")["seams"]
@@ -402,3 +412,27 @@ def test_days_that_were_read_wrongly_from_the_beginning_are_made_up_for(site: Si
     assert site.delivered() == last["total_wh"] == site.shown(ended, *right) - site.shown(began, *right)
     told = _verified(site)
     assert told["sound"] and told["findings"] == []
+
+
+def test_a_start_on_a_stale_clock_does_not_mix_up_what_was_said_when(site: Site) -> None:
+    """A box without a clock of its own wakes up days before it went to sleep, and reads an edited configuration."""
+    site.live(53)
+    site.edit("ratio")
+    asleep = timedelta(days=2, hours=3)
+    site.clock.at -= asleep
+    site.clock.synchronised = False
+    with site.running() as daemon:  # the configuration is written down now
+        site.clock.at += asleep + timedelta(minutes=10)
+        site.clock.up += 600
+        site.clock.synchronised = True
+        daemon._close()
+    site.live(15)
+    site.ask("swap", "roof", "--map-changed", "--yes")
+    site.live(25)
+    closed = [day for day in site.told("days", *ALL) if day["state"] == "closed"]
+    assert len(closed) == 4
+    for day in closed:
+        told = site.told("explain", "roof", day["day"])
+        assert all(check["ok"] for check in told["checks"]), told["checks"]
+    told = _verified(site)
+    assert told["sound"], told["findings"]

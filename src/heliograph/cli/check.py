@@ -12,6 +12,7 @@ from heliograph.cli.options import app_of, config_option, json_option, print_jso
 from heliograph.core.ceiling import LOOKED_AT, TOO_MANY, Plant, ceiling_wh
 from heliograph.core.errors import StoreError
 from heliograph.core.site import Meter, cautions
+from heliograph.work.change import waiting
 
 
 @click.command("check", help="Check the configuration, the maps and the secrets; start nothing.")
@@ -69,7 +70,16 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
 def warnings_of(app: App) -> list[str]:
     """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
     of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
-    return of_maps + _of_drec(app)
+    return of_maps + _changed(app) + _of_drec(app)
+
+
+def _changed(app: App) -> list[str]:
+    """Counters that would be read in another way than what is booked of them: told before the gateway is restarted."""
+    try:
+        with closing(app.reader()) as store:
+            return waiting(app.meters, store)
+    except StoreError:
+        return []  # nothing was metered yet, or status has more to say about it
 
 
 def _of_drec(app: App) -> list[str]:

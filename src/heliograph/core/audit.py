@@ -95,6 +95,7 @@ class Audit:
         """Digests of bodies that verdicts speak of, and where first; None once the body was shown."""
         self._keys: dict[bytes, int] = {}
         self._config: dict[str, Any] = {}
+        self._latest: datetime | None = None
         self._configs: list[tuple[datetime, dict[str, Any]]] = []
         self._borders: dict[tuple[str, str], tuple[int, int]] = {}
         self._seams: dict[str, list[Seam]] = {}
@@ -227,10 +228,12 @@ class Audit:
     # --- what the entries say ---
 
     def _judge(self, body: dict[str, Any]) -> None:
+        # A start on a clock that was not set yet may tell a moment long before: no entry is older than those before it.
+        self._latest = max(self._latest or _when(body["at"]), _when(body["at"]))
         match body["kind"]:
             case "config":
                 self._config = body
-                self._configs.append((_when(body["at"]), body))
+                self._configs.append((self._latest, body))
             case "commission":
                 self._border(body["meter"], body["border"])
                 chosen = self._config.get("meters", {}).get(body["meter"])

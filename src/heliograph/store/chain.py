@@ -58,6 +58,19 @@ class Chain:
         rows = self._db.all("SELECT seq, body, hash FROM chain WHERE kind = 'config' ORDER BY seq")
         return [Entry(row["seq"], row["body"].encode(), row["hash"]) for row in rows]
 
+    def in_force(self) -> list[tuple[datetime, dict[str, Any]]]:
+        """What each configuration says, oldest first, and since when. It looks through all entries: who asks can wait.
+
+        A box without a clock of its own may have started days before it went to sleep: no entry is older than those
+        before it, whatever it says.
+        """
+        rows = self._db.all(
+            "SELECT body, since FROM"
+            " (SELECT seq, kind, body, max(body ->> 'at') OVER (ORDER BY seq) AS since FROM chain)"
+            " WHERE kind = 'config' ORDER BY seq"
+        )
+        return [(datetime.fromisoformat(row["since"]), json.loads(row["body"])) for row in rows]
+
     def configure(self, content: Mapping[str, Any], at: datetime) -> None:
         """An entry where the configuration, a map or the software is another one than before."""
         last = self.configured()

@@ -168,7 +168,8 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
         raise UsageError(
             f"{meter.id}: read in the new way the counter does not move like one: {kwh(first.index_wh)} kWh at "
             f"{first.moment.at:%Y-%m-%d %H:%M} UTC, and now {shown}",
-            hint=f"Is the new way right ({change.words})? Compare with the display: heliograph read {meter.id}",
+            hint=f"Is the new way right ({change.words})? Compare with the display: heliograph read {meter.id}. If the "
+            f"counter began anew meanwhile: heliograph swap {meter.id} --kind reset --help",
         )
     return replace(planned if dry else record_seam(meter, seam, store, now), note=said)
 

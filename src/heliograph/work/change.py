@@ -123,8 +123,9 @@ def told(change: Change, meter: Meter, store: Store) -> str:
     good, newest = store.readings.last_good(meter.id), next(marked(change, meter.id, store), None)
     if newest is None:
         return (
-            f"{meter.id}: its counter is to be read in another way than what is booked of it: {change.words}. Nothing "
-            f"was read so yet; what will be is kept, but neither booked nor delivered. {confirm(meter.id)}"
+            f"{meter.id}: its counter is to be read in another way than what is booked of it: {change.words}."
+            f"{_would(change, good)} Nothing was read so yet; what will be is kept, but neither booked nor delivered."
+            f" {confirm(meter.id)}"
         )
     text = f"{meter.id}: its counter is read in another way than what is booked of it: {change.words}"
     if newest.index_wh is not None:
@@ -135,6 +136,15 @@ def told(change: Change, meter: Meter, store: Store) -> str:
             text += f". It reads {kwh(newest.index_wh)} kWh; before the change it read {kwh(good.index_wh)} kWh"
     since = f" after {good.moment.at:%Y-%m-%d %H:%M} UTC" if good is not None else ""
     return f"{text}. Readings are kept, but nothing{since} is booked or delivered. {confirm(meter.id)}"
+
+
+def _would(change: Change, good: Reading | None) -> str:
+    """What the newest reading that is believed would be in the new way."""
+    if good is None or good.source is None or good.index_wh is None:
+        return ""
+    factors = {name: Decimal(str(number)) for name, number in good.values.items()}
+    found = index_wh(change.new, good.source.function, good.source.address, good.words, factors)
+    return f" The last {kwh(good.index_wh)} kWh would read {kwh(found)} kWh." if found is not None else ""
 
 
 def waiting(meters: Sequence[Meter], store: Store, name: str | None = None) -> list[str]:
@@ -192,9 +202,7 @@ def _read_with(
 
 def _said_at(meter: str, at: datetime, store: Store) -> Mapping[str, Any] | None:
     said = [
-        (datetime.fromisoformat(entry.content["at"]), entry.content["meters"][meter])
-        for entry in store.chain.configurations()
-        if meter in entry.content["meters"]
+        (since, content["meters"][meter]) for since, content in store.chain.in_force() if meter in content["meters"]
     ]
     before = [one for since, one in said if since <= at] or [one for _, one in said[:1]]
     return before[-1] if before else None

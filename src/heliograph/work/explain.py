@@ -165,12 +165,10 @@ def _gather(meter: str, day: date, store: Store, make_map: MakeMap, setting: Set
 
 def _settings(meter: str, store: Store) -> list[tuple[datetime, Setting]]:
     found = []
-    for entry in store.chain.configurations():
-        if (said := entry.content["meters"].get(meter)) is not None:
+    for since, content in store.chain.in_force():
+        if (said := content["meters"].get(meter)) is not None:
             factors = {name: Decimal(number) for name, number in said["factors"].items()}
-            found.append(
-                (datetime.fromisoformat(entry.content["at"]), Setting(said["order"], factors, said["production"]))
-            )
+            found.append((since, Setting(said["order"], factors, said["production"])))
     return found
 
 
