@@ -37,7 +37,7 @@ from heliograph.work.scan import (
     seconds_of_hosts,
     seconds_of_line,
 )
-from tests.bus.paced import Copper
+from tests.bus.paced import Copper, PacedWire
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 MAPS = tuple(library.load(name, local=None).map for name in library.names(local=None))
@@ -157,7 +157,7 @@ def test_another_speed_is_found_and_stands_in_the_url(baud: int, before: int) ->
     assert [one.url for one in scan.found] == [f"{PORT}?baudrate={baud}&parity=N&stopbits=1"]
     assert len({line.baudrate for line in copper.opened}) <= before + 1  # and then no other is tried
     assert scan.garbled == []  # what comes at a wrong speed is not taken for devices
-    assert all("answered by noise" in note for note in scan.notes) and len(scan.notes) == len(
+    assert all("answered by noise here" in note for note in scan.notes) and len(scan.notes) == len(
         {(line.baudrate, line.parity) for line in copper.opened if line.baudrate != baud}
     )
 
@@ -218,13 +218,15 @@ def test_two_devices_with_one_unit_id_are_told_beside_one_that_is_well() -> None
     assert [one.sighting.unit for one in scan.garbled] == [5]
 
 
-def test_a_device_that_answers_late_gets_a_second_look() -> None:
-    """300 ms are more than the first look waits, but within the time it listens on."""
+@pytest.mark.parametrize("turnaround", [0.3, 0.45])
+def test_a_device_that_answers_late_gets_a_second_look(turnaround: float) -> None:
+    """After more than the first look waits: while it listens on, or into the next unit's question."""
     devices = bank({1: "eastron-sdm630", 60: "eastron-sdm120"})
-    copper = Copper(Wire(devices, turnaround=0.3))
+    copper = Copper(Wire(devices, turnaround=turnaround))
     scan = on(copper, units=tuple(range(1, 70)))
     scan_line(scan, parse(PORT), USUAL_SETTINGS[:1])
     assert named(scan.found) == {1: "eastron-sdm630", 60: "eastron-sdm120"}
+    assert scan.garbled == [], "the unit that was asked meanwhile is not to blame"
 
 
 def test_an_adapter_that_hears_itself_is_told_and_scanned_all_the_same() -> None:
@@ -233,6 +235,32 @@ def test_an_adapter_that_hears_itself_is_told_and_scanned_all_the_same() -> None
     scan_line(scan, parse(PORT), USUAL_SETTINGS[:3])
     assert named(scan.found) == {1: "eastron-sdm630", 2: "eastron-sdm120"}
     assert all("echo=1" in one.url for one in scan.found) and "hears itself" in scan.notes[0]
+
+
+def picky(refused: set[int]) -> Scan:
+    """Over an adapter that does not know these speeds."""
+
+    class Picky(PacedWire):
+        def open(self) -> bool:
+            if self._line.baudrate in refused:
+                raise BusUnreachable("serial port /dev/paced: Invalid argument")
+            return super().open()
+
+    copper = Copper(Wire(bank({1: "eastron-sdm630"}), parity="E", bits=11))
+    return Scan(MAPS, partial(open_bus, wire=lambda line: Picky(copper, line)), Looker(), units=(1, 2))
+
+
+def test_a_setting_that_the_adapter_does_not_know_is_passed_over() -> None:
+    scan = picky({57600, 115200})
+    scan_line(scan, parse(PORT), (Setting(9600), Setting(57600), Setting(115200), Setting(9600, "E")))
+    assert scan.notes == [f"{speed} 8N1: serial port /dev/paced: Invalid argument" for speed in (57600, 115200)]
+    assert len(scan.found) == 1
+
+
+def test_where_one_setting_after_the_other_cannot_be_set_the_adapter_is_gone() -> None:
+    scan = picky({115200, 57600, 19200})
+    with pytest.raises(BusUnreachable):
+        scan_line(scan, parse(PORT), [Setting(speed) for speed in (9600, 115200, 57600, 19200, 38400)])
 
 
 def test_nobody_is_an_answer_too() -> None:
@@ -420,6 +448,21 @@ def test_what_takes_connections_and_is_no_meter_is_told() -> None:
     assert [f"127.0.0.1:{web}" in note or f"127.0.0.1:{shut}" in note for note in scan.notes] == [True, True]
     assert any("no Modbus TCP frame" in note for note in scan.notes), scan.notes
     assert any("took the connection and ended it" in note for note in scan.notes), scan.notes
+
+
+def test_hosts_that_were_found_stay_when_the_scan_is_interrupted() -> None:
+    class Tired(Looker):
+        def saw(self, found: Found) -> None:
+            super().saw(found)
+            raise KeyboardInterrupt
+
+    with a_server({1: "eastron-sdm630"}) as server:
+        scan = over_tcp(units=(1,))
+        scan.watcher = Tired()
+        with pytest.raises(KeyboardInterrupt):
+            scan_hosts(scan, ["127.0.0.1"], (server.port, closed_port()))
+        assert len(scan.found) == 1 and scan.stopping.is_set()
+        assert let_go(server)
 
 
 def test_of_a_single_host_it_is_told_why_it_cannot_be_reached() -> None:

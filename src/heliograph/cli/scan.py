@@ -32,6 +32,9 @@ On a serial line the usual unit ids are tried at the usual settings first, 9600 
 setting that answers, all other unit ids follow. A device is named by its identity registers alone: where those do
 not tell its kind, you are told which maps may fit, and choose by its label.
 
+While the gateway runs, its serial lines are taken, and devices that serve one client serve only the gateway: stop it
+first (systemctl stop heliograph).
+
 What goes to stdout is configuration: paste it below [site], and fill in where an arrow points. Ctrl-C ends the scan
 and prints what was found so far.
 
@@ -229,9 +232,9 @@ def _line(
     first_s, one_s, all_s = work.seconds_of_line(ways, scan.units, quick)
     if ways > 1:
         click.echo(
-            f"{line}: the usual unit ids at {ways} settings take at most {_in_words(first_s)}, all {len(scan.units)} at"
-            f" the one that answers {_in_words(one_s - first_s)} more; if nobody answers, {_in_words(all_s)}."
-            " Ctrl-C prints what was found so far.",
+            f"{line}: first the usual unit ids at {ways} settings ({_in_words(first_s)} at most), then all"
+            f" {len(scan.units)} at the one that answers ({_in_words(one_s - first_s)}). If nobody does, all of them at"
+            f" all settings: {_in_words(all_s)}. Ctrl-C prints what was found so far.",
             err=True,
         )
     else:
@@ -475,14 +478,14 @@ def _meter(id: str, bus: str, url: str, seen: Sighting) -> str:
         serial=best.serial,
         factors=missing,
         order=best.order,
-        remarks=[*_remarks(seen, (best,)), _STATUS[best.map.status].format(map=best.map.name)],
+        remarks=[*_remarks(seen, (best,)), f"  {_STATUS[best.map.status]}"],
     )
 
 
 _STATUS = {
-    "confirmed": "{map} was compared with a device's display",
-    "documented": "{map} rests on the maker's sheet or two sources that agree: compare with the display once",
-    "unverified": "{map} is unverified: it polls, but delivers nothing unless accept_unverified_map is set",
+    "confirmed": "this map was compared with a device's display",
+    "documented": "this map rests on the maker's sheet or on sources that agree: compare with the display once",
+    "unverified": "this map is unverified: it polls, but delivers nothing unless accept_unverified_map is set",
 }
 
 
@@ -498,7 +501,14 @@ def _remarks(seen: Sighting, fits: Sequence[Fit]) -> list[str]:
             f"unit {seen.unit}: {told}; look at its label",
             *(f"  {fit.map.name}: {', '.join(fit.map.products)}{_check(fit)}{_zero(fit)}" for fit in fits),
         ]
-    return [f"unit {seen.unit}: {', '.join(fit.map.products)}; {'; '.join(fit.because)}{_check(fit)}" for fit in fits]
+    return [
+        line
+        for fit in fits
+        for line in (
+            f"unit {seen.unit}: {', '.join(fit.map.products)}",
+            f"  {'; '.join(fit.because)}{_check(fit)}",
+        )
+    ]
 
 
 def _zero(fit: Fit) -> str:

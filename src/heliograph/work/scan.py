@@ -43,9 +43,9 @@ PATIENT_NETWORK = Timing(pause=0.3, after_connect=1.5, timeout=3.0, retries=0)
 """A Huawei wants a second of peace after the connection, and takes its time."""
 OVERHEAD = 0.03
 """Seconds of a request beside its time-outs."""
-FINDING = 3.0
-"""Seconds that identifying a device takes, about."""
 
+LOST = 3
+"""Settings in a row at which the port cannot be used: then the adapter is gone."""
 NOISE = 3
 """Units in a row that are answered by garbage: then another speed is spoken here."""
 
@@ -165,8 +165,8 @@ class _Look:
     here: list[Sighting] = field(default_factory=list)
     doubtful: dict[int, Sighting] = field(default_factory=dict)
     """Garbage came, or something came late."""
-    noise: bool = False
-    """Everything is answered by garbage here."""
+    over: str = ""
+    """Why nothing more is asked at this setting."""
 
 
 class _LineScan:
@@ -177,7 +177,7 @@ class _LineScan:
         self.patient = replace(PATIENT, timeout=max(PATIENT.timeout, 2 * self.quick.timeout))
         self.usual = [unit for unit in USUAL_UNITS if unit in scan.units]
         self.rest = [unit for unit in scan.units if unit not in self.usual]
-        self.opened = False
+        self.opened, self.lost = False, 0
 
     def run(self) -> None:
         rounds = (
@@ -186,7 +186,7 @@ class _LineScan:
             ("all other units", ALIVE, self.quick, self.rest, False),
         )
         for what, question, timing, units, again in rounds:
-            open_looks = [look for look in self.looks if not look.here and not look.noise]
+            open_looks = [look for look in self.looks if not look.here and not look.over]
             if not units or not open_looks or (self._done() and not self.all_settings):
                 continue
             self.scan.watcher.begin(what, len(units) * len(open_looks))
@@ -205,59 +205,54 @@ class _LineScan:
         """One look at some units at one setting."""
         bus = self.scan.connect(self._url(look.setting))
         row = 0
+        silent: Sighting | None = None  # of the unit before, whose answer may still come
         try:
-            before: int | None = None
             for unit in units:
-                if self.scan.stopping.is_set():
+                if self.scan.stopping.is_set() or look.over:
                     return
-                if unit in look.asked and not again:
-                    self.scan.step()
-                    continue
-                drained = bus.counters.drained_bytes
-                seen = alive(bus, unit, timing, question)
-                if bus.counters.drained_bytes > drained and before is not None and before not in look.doubtful:
-                    look.doubtful[before] = seen
-                look.asked.add(unit)
-                row = row + 1 if seen.answer == "garbled" else 0
-                before = unit if seen.answer == "silence" else None
-                if seen.here:
-                    look.doubtful.pop(unit, None)
-                    self._identified(bus, look, seen, timing)
-                elif seen.answer == "garbled":
-                    look.doubtful[unit] = seen
+                if again or unit not in look.asked:
+                    drained = bus.counters.drained_bytes
+                    seen = alive(bus, unit, timing, question)
                     if bus.counters.echoed and not self.line.echo:
-                        self._hears_itself()
-                        bus.close()
-                        self.scan.counted(bus)
-                        bus = self.scan.connect(self._url(look.setting))
-                        look.doubtful.pop(unit)
-                        row, before = 0, None
-                        if (seen := alive(bus, unit, timing, question)).here:
-                            self._identified(bus, look, seen, timing)
+                        bus = self._expecting_an_echo(bus, look)
+                        seen = alive(bus, unit, timing, question)
+                    if silent is not None and (seen.answer == "garbled" or bus.counters.drained_bytes > drained):
+                        look.doubtful.setdefault(silent.unit, silent)
+                    silent = seen if seen.answer == "silence" else None
+                    row = row + 1 if seen.answer == "garbled" else 0
+                    self._judge(bus, look, seen, timing, again)
+                    self.opened, self.lost = True, 0
                 self.scan.step()
                 if row >= NOISE and not look.here:
-                    look.noise = True
-                    return
+                    look.over = "everything is answered by noise here; another speed or parity is spoken"
         except BusUnreachable as error:
-            if not self.opened:
+            self.lost += 1
+            if not self.opened or self.lost >= LOST:
                 raise
-            self.scan.note(f"{look.setting or self.line}: {error.message}")
-            raise
+            look.over = error.message  # the adapter may not know this speed
         finally:
-            self.opened = True
             bus.close()
             self.scan.counted(bus)
 
-    def _identified(self, bus: Bus, look: _Look, seen: Sighting, timing: Timing) -> None:
-        found = identify(bus, seen.unit, self.scan.maps, timing, first=seen)
-        look.here.append(found)
-        self.scan.saw(Found(self._url(look.setting), found))
+    def _judge(self, bus: Bus, look: _Look, seen: Sighting, timing: Timing, again: bool) -> None:
+        look.asked.add(seen.unit)
+        if seen.answer == "garbled":
+            look.doubtful[seen.unit] = seen
+        elif again or seen.here:
+            look.doubtful.pop(seen.unit, None)  # it is here, or what disturbed it was another's answer
+        if seen.here:
+            found = identify(bus, seen.unit, self.scan.maps, timing, first=seen)
+            look.here.append(found)
+            self.scan.saw(Found(self._url(look.setting), found))
 
-    def _hears_itself(self) -> None:
+    def _expecting_an_echo(self, bus: Bus, look: _Look) -> Bus:
+        bus.close()
+        self.scan.counted(bus)
         self.line = replace(self.line, echo=True)
         self.scan.note(
             f"{self.line}: the adapter hears itself. The url says so with echo=1; or switch its local echo off"
         )
+        return self.scan.connect(self._url(look.setting))
 
     def _complete(self, look: _Look) -> None:
         """Everything else at a setting that has answered, and a patient second look where it is in doubt."""
@@ -289,16 +284,13 @@ class _LineScan:
     def _tell_doubtful(self) -> None:
         here = self._done()
         for look in self.looks:
-            if look.noise:
-                self.scan.note(
-                    f"{look.setting or self.line}: everything is answered by noise; other settings are spoken"
-                )
-            if bool(look.here) == here and not look.noise:
+            if look.over:
+                self.scan.note(f"{look.setting or self.line}: {look.over}")
+            if bool(look.here) == here and not look.over:
                 for seen in look.doubtful.values():
                     if seen.answer == "garbled":
                         self.scan.saw(Found(self._url(look.setting), seen))
             look.doubtful.clear()
-            look.noise = False
 
     def _url(self, setting: Setting | None) -> str:
         return url_of(self.line, setting)
