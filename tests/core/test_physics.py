@@ -179,7 +179,7 @@ def test_one_phase_under_the_names_of_a_small_meter() -> None:
 def test_every_shipped_map_at_noon_breaks_nothing(name: str) -> None:
     map = library.load(name, None).map
     settings = {"ct_ratio": 1, "vt_ratio": 1}
-    meter = SimulatedMeter(map, clock=lambda: NOON, settings=settings, start_export_wh=41_000_000)
+    meter = SimulatedMeter(map, clock=lambda: NOON, settings=settings, start_export_wh=41_000_000, rated_kw=8.0)
     values: dict[str, float | int] = {}
     for register in map.registers:
         if register.times or register.scale_register is not None or register.addresses or register.model is not None:
