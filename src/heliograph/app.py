@@ -47,11 +47,11 @@ DIALECT_KEYS = (
 )
 
 
-def open_line(url: str) -> Bus:
+def open_bus(url: str) -> Bus:
     """A bus that no configuration names yet; nothing is opened before the first read."""
-    from heliograph.bus.modbus import open_bus
+    from heliograph.bus import modbus
 
-    return open_bus(url)
+    return modbus.open_bus(url)
 
 
 @dataclass(frozen=True)
@@ -239,13 +239,6 @@ class App:
                 for meter, chosen in zip(self.meters, settings.meter, strict=True)
             },
         }
-
-
-def open_bus(url: str) -> Bus:
-    """A line by its address alone, for the verbs that need no configuration."""
-    from heliograph.bus import modbus
-
-    return modbus.open_bus(url)
 
 
 def reader(data_dir: Path) -> Store:

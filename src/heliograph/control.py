@@ -13,14 +13,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from heliograph.core.errors import (
-    BusError,
-    BusGarbled,
-    BusRefused,
-    BusTimeout,
-    BusUnreachable,
-    HeliographError,
-)
+from heliograph.core.errors import HeliographError
 
 Answer = Callable[[str, Any], Any]
 """From a path and what is asked for (None: only to see) to a JSON value; KeyError for a path it does not know."""
@@ -57,29 +50,6 @@ def ask(path: Path, question: str, wish: Any = None, *, timeout: float = 10) -> 
     if response.status != 200:
         raise HeliographError(body.get("detail", "the daemon did not answer"), hint=body.get("hint", ""))
     return body
-
-
-def words(path: Path, meter: str) -> Callable[[str, int, int], tuple[int, ...]]:
-    """Reads registers of one meter of the running gateway, which holds its line: by function, address and count.
-
-    What is returned raises BusError as a bus does.
-    """
-    kinds: dict[str, type[BusError]] = {one.__name__: one for one in (BusGarbled, BusTimeout, BusUnreachable)}
-
-    def read(function: str, address: int, count: int) -> tuple[int, ...]:
-        wish = {"function": function, "address": address, "count": count}
-        told = ask(path, f"/api/v1/meters/{meter}/words", wish, timeout=60)
-        if told is None:
-            raise BusUnreachable(
-                "the gateway did not answer, or was stopped", hint="Try again: now the line itself may be free."
-            )
-        if "words" in told:
-            return tuple(told["words"])
-        if told["code"] is not None:
-            raise BusRefused(told["message"], code=told["code"], hint=told["hint"])
-        raise kinds.get(told["failed"], BusError)(told["message"], hint=told["hint"])
-
-    return read
 
 
 class Control:

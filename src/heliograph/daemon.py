@@ -35,7 +35,6 @@ from heliograph.work.health import Live, Pause, as_json, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import make_room, prune
 from heliograph.work.reconcile import compare, reconcile
-from heliograph.work.record import answer as words_of
 from heliograph.work.recover import Recovery
 from heliograph.work.witness import witness
 
@@ -358,9 +357,6 @@ class Daemon:
             raise KeyError(id)
         if wish is not None:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
-            if more == ["words"]:
-                with line.lock:
-                    return words_of(line.bus(), meter, wish)
             with line.lock:  # a round that is under way judges by what was before
                 shown, named = line.watch(meter, self.store, self.app.clock).shown, wish.get("new_serial")
                 if shown is not None and named is not None and shown.lstrip("0") != named.lstrip("0"):

@@ -11,18 +11,23 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from heliograph import app, control, settings
+from heliograph import app, control, library, settings
 from heliograph.cli import heliograph
 from heliograph.core.errors import HeliographError
-from heliograph.core.recording import Recording, image, parse
+from heliograph.core.recording import Recording, image, parse, text
 from heliograph.daemon import Daemon
+from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.replay import RecordedMeter
 from heliograph.rehearsal.server import Server
-from tests.work.test_record import SERIAL, sdm630
+from heliograph.rehearsal.sun import Sky
+from tests.fakes import SINGAPORE
+from tests.work.test_record import NOON, SERIAL, sdm630
 
 CONFIG = """
 [site]
@@ -161,17 +166,40 @@ def test_a_gateway_says_why_the_meter_did_not_answer_and_writes_nothing(tmp_path
         config.write_text(CONFIG.format(folder=tmp_path, url=dead.url))
         with gateway(config):
             error = told(run("--config", str(config), "record", "roof", "--to", str(tmp_path / "out")))
-            wishes: tuple[object, ...] = (
-                {"function": "coil", "address": 0, "count": 1},
-                {"function": "input"},
-                [],
-                {"address": "x"},
-            )
-            for wish in wishes:
-                with pytest.raises(HeliographError, match="no range of registers"):
-                    control.ask(app.load(config).socket, "/api/v1/meters/roof/words", wish)
     assert error.exit_code == 69 and "no answer from unit 1" in error.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sunspec_device_is_recorded_model_by_model_and_its_site_file_can_be_made_from_the_replay(
+    tmp_path: Path,
+) -> None:
+    template = library.load("sunspec-inverter", None).map
+    device = SimulatedMeter(
+        template, clock=lambda: NOON, serial="7E1234AB", started=NOON - timedelta(days=2), sky=Sky(SINGAPORE, seed=1)
+    )
+    local = ["map", "--local", str(tmp_path)]
+    with Server({1: device}) as real:
+        done = run("record", "--bus", real.url, "--map", "sunspec-inverter", "--to", str(tmp_path / "out"))
+        assert done.return_value == 0, done.exception
+        first = run(*local, "sunspec", "site-one", "--bus", real.url, "--unit", "1")
+        assert first.exception is None, first.exception
+    recording = made(tmp_path / "out")
+    assert recording.masked == ("serial_number",) and "7E1234AB" not in text(recording)
+    with Server({1: RecordedMeter(recording, template, clock=lambda: NOON)}) as replay:
+        assert replay.url != real.url
+        second = run(*local, "sunspec", "site-two", "--bus", replay.url, "--unit", "1")
+        assert second.exception is None, second.exception
+    one, two = (library.load(name, tmp_path).map for name in ("site-one", "site-two"))
+    assert one.registers == two.registers and one.identity.match == two.identity.match
+    assert [v.words for v in one.vectors if v.quantity == "energy_production"] == [
+        v.words for v in two.vectors if v.quantity == "energy_production"
+    ]
+
+
+def test_a_device_that_speaks_no_sunspec_is_no_recording_of_a_template(server: Server, tmp_path: Path) -> None:
+    error = told(run("record", "--bus", server.url, "--map", "sunspec-inverter", "--to", str(tmp_path)))
+    assert "no SunSpec device" in error.message or "no answer" in error.message or "refused" in error.message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("way", ["--tcp", "--serial"])
@@ -189,11 +217,11 @@ def test_a_recording_is_replayed_to_a_master_that_others_wrote(way: str, server:
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            text = ""
+            printed = ""
             while True:
-                text += process.stdout.readline()
+                printed += process.stdout.readline()
                 try:
-                    facts = json.loads(text)
+                    facts = json.loads(printed)
                     break
                 except json.JSONDecodeError:
                     continue

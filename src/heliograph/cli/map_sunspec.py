@@ -73,7 +73,7 @@ def command(
 def _look(name: str, url: str, unit: int, at: int | None, template: str | None, local: Path) -> Found:
     from datetime import UTC
 
-    from heliograph.app import open_line
+    from heliograph.app import open_bus
     from heliograph.clock import SystemClock
     from heliograph.core import line as lines
     from heliograph.core.plan import line_cost
@@ -82,7 +82,7 @@ def _look(name: str, url: str, unit: int, at: int | None, template: str | None, 
     templates = _templates(template, local)
     clock = SystemClock()
     parsed = lines.parse(url)
-    bus = open_line(url)
+    bus = open_bus(url)
     try:
         return discover(
             bus,

@@ -174,7 +174,7 @@ class Device:
 
 @contextmanager
 def _of_site(name: str, config: Path | None) -> Iterator[Device]:
-    from heliograph import control
+    from heliograph.cli.line import AskedBus, line_of
     from heliograph.core.line import parse
     from heliograph.core.plan import line_cost
 
@@ -185,17 +185,14 @@ def _of_site(name: str, config: Path | None) -> Iterator[Device]:
     settings = app.bus_settings(meter.bus)
     line = parse(settings.url)
     factors = {quantity: str(value) for quantity, value in meter.factors}
-    if control.ask(app.socket, "/api/v1/status") is not None:
-        read = control.words(app.socket, meter.id)
-        yield Device(read, loaded, meter.unit, line_cost(line, meter.timing), f"{_way(line)}, by the gateway", factors)
-        return
-    bus = app.open_bus(meter.bus)
+    bus, _ = line_of(app, meter.bus)
+    way = f"{_way(line)}, by the gateway" if isinstance(bus, AskedBus) else _way(line)
     try:
 
-        def straight(function: Function, address: int, count: int) -> tuple[int, ...]:
+        def read(function: Function, address: int, count: int) -> tuple[int, ...]:
             return bus.read(meter.unit, function, address, count, meter.timing)
 
-        yield Device(straight, loaded, meter.unit, line_cost(line, meter.timing), _way(line), factors)
+        yield Device(read, loaded, meter.unit, line_cost(line, meter.timing), way, factors)
     finally:
         bus.close()
 
@@ -214,10 +211,10 @@ def _of_line(url: str, unit: int | None, name: str | None) -> Iterator[Device]:
     bus = app.open_bus(url)
     try:
 
-        def straight(function: Function, address: int, count: int) -> tuple[int, ...]:
+        def read(function: Function, address: int, count: int) -> tuple[int, ...]:
             return bus.read(number, function, address, count, loaded.map.timing)
 
-        yield Device(straight, loaded, number, line_cost(line, loaded.map.timing), _way(line))
+        yield Device(read, loaded, number, line_cost(line, loaded.map.timing), _way(line))
     finally:
         bus.close()
 

@@ -16,6 +16,7 @@ from decimal import Decimal
 from itertools import cycle, islice
 from typing import Any, get_args
 
+from heliograph.core import sunspec
 from heliograph.core.decode import Absent, Words, addresses, ordered, value
 from heliograph.core.errors import ConfigError
 from heliograph.core.quantity import UNITS
@@ -111,6 +112,31 @@ def refusal(
     return None
 
 
+def placed(map: MeterMap, recording: Recording) -> MeterMap:
+    """The map at the addresses of this device: a SunSpec template stands where the recorded models say."""
+    if map.sunspec is None:
+        return map
+    words = image(recording)
+
+    def pair(address: int) -> tuple[int | None, int | None]:
+        return words.get(("holding", address)), words.get(("holding", address + 1))
+
+    for base in map.sunspec.bases:
+        if pair(base) != (sunspec.MARKER >> 16, sunspec.MARKER & 0xFFFF):
+            continue
+        models: list[sunspec.Model] = []
+        address = base + sunspec.HEADER
+        while True:
+            number, length = pair(address)
+            if number is None or length is None or sunspec.broken(base, models, number, length):
+                break
+            models.append(sunspec.Model(number, length, address))
+            address = models[-1].end
+        for device, main in sunspec.fitting(sunspec.Chain(base, tuple(models)), map):
+            return sunspec.placed(map, base, device, main)
+    return replace(map, sunspec=None, registers=())
+
+
 # --- what it says -------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +144,7 @@ def values(map: MeterMap, recording: Recording, round: int = 1) -> dict[str, Dec
     """What the words of a round mean by this map, in the registers' own units; what was not recorded is left out."""
     words = image(recording, round)
     by = {name: Decimal(text) for name, text in recording.factors.items()}
+    map = placed(map, recording)
     found: dict[str, Decimal | str | Absent] = {}
     for register in sorted((r for r in map.registers if r.model is None), key=lambda r: bool(r.times)):
         where = map.function_of(register)
@@ -156,6 +183,7 @@ def compared(map: MeterMap, recording: Recording) -> tuple[Compared, ...]:
     A device that goes on counting while somebody reads its display may be off by a thousandth as well.
     """
     moved = Decimal("0.001") if recording.origin == "captured" else Decimal(0)
+    map = placed(map, recording)
     rounds = [values(map, recording, number) for number in range(1, len(recording.rounds) + 1)]
     found = []
     for quantity, shown in recording.display.items():
@@ -198,6 +226,7 @@ def _slug(text: str) -> str:
 def masked(map: MeterMap, recording: Recording) -> Recording:
     """The same without serial numbers: in their registers, and wherever else they stand as text or as a number."""
     pieces = recording.pieces
+    map = placed(map, recording)
     names = {map.identity.serial or "serial_number"} | {
         r.quantity for r in map.registers if _PERSONAL.fullmatch(r.quantity)
     }

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from heliograph.core.decode import TYPES
-from heliograph.core.errors import BusError, BusGarbled, BusRefused, BusTimeout, UsageError
+from heliograph.core.errors import BusGarbled, BusRefused, BusTimeout
 from heliograph.core.plan import Learned, LineCost, after_refusal, plan
 from heliograph.core.recording import Piece, Refused, refusal
-from heliograph.core.registers import FUNCTION_CODES, Function, MeterMap
-from heliograph.core.site import Meter
-from heliograph.ports import Bus
+from heliograph.core.registers import Function, MeterMap, SunSpec, Timing
+from heliograph.ports import BusCounters, Frame
+from heliograph.work.discover import walk
 
 BUSY = 6
 TRIES = 3
@@ -115,7 +114,9 @@ def record(
     """
     capture = Capture(read, monotonic, progress)
     begins = [monotonic()]
-    names = [register.quantity for register in map.registers if register.model is None]
+    if map.sunspec is not None:
+        also = [*_models(capture, map.sunspec, map.timing), *also]
+    names = [register.quantity for register in map.registers if not register.models]
     blocks = plan(map, names, cost)
     capture.total = sum(block.count for block in blocks) + sum(last - first + 1 for _, first, last in also)
     learned = _registers(capture, map, cost, names)
@@ -167,6 +168,36 @@ def _registers(capture: Capture, map: MeterMap, cost: LineCost, names: Sequence[
     return learned
 
 
+@dataclass
+class _Walked:
+    """The port `Bus` for the walk over the models: what it reads is taken down like everything else."""
+
+    capture: Capture
+    numbered: bool = False
+    counters: BusCounters = field(default_factory=BusCounters)
+
+    def read(self, unit: int, function: Function, address: int, count: int, timing: Timing) -> tuple[int, ...]:
+        del unit, timing  # the capture knows its device
+        no = self.capture.ask(function, address, count)
+        if no is None:
+            return self.capture.pieces[-1].words
+        what = f"{function} 0x{address:04X}+{count}"
+        raise BusTimeout(f"no answer to {what}") if no.code is None else BusRefused(f"{what} was refused", code=no.code)
+
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        del seconds
+        return ()
+
+    def close(self) -> None:
+        """It was opened by somebody else."""
+
+
+def _models(capture: Capture, spec: SunSpec, timing: Timing) -> list[Range]:
+    """All that a SunSpec device announces, whole model by whole model. Raises WrongDevice where it is none."""
+    chain = walk(_Walked(capture), 0, spec.bases, timing)
+    return [("holding", model.address, model.end - 1) for model in chain.models]
+
+
 def _as_polled(capture: Capture, map: MeterMap, cost: LineCost, learned: Learned) -> None:
     """What a gateway asks for in every round, on this line and on a network: over other gaps than the above."""
     for line in (cost, LineCost(0.0, 0.0, cost.turnaround, cost.pause)):
@@ -213,17 +244,3 @@ def _joined(refused: Sequence[Refused], answered: set[tuple[Function, int]]) -> 
         if follows is None or follows.code != no.code:
             kept.append(no)
     return tuple(kept)
-
-
-def answer(bus: Bus, meter: Meter, wish: Any) -> dict[str, Any]:
-    """What the running gateway says to somebody who asks for words of one of its meters over the control socket."""
-    try:
-        function, address, count = wish["function"], int(wish["address"]), int(wish["count"])
-        if function not in FUNCTION_CODES:
-            raise ValueError
-        return {"words": bus.read(meter.unit, function, address, count, meter.timing)}
-    except (KeyError, TypeError, ValueError) as exc:
-        raise UsageError("this is no range of registers", hint="Give function, address and count.") from exc
-    except BusError as failed:
-        code = failed.code if isinstance(failed, BusRefused) else None
-        return {"failed": type(failed).__name__, "message": failed.message, "hint": failed.hint, "code": code}
