@@ -29,7 +29,7 @@ from heliograph.rehearsal.frames import (
     words_answer,
 )
 from heliograph.rehearsal.sun import WORK_PER_WH, Curve, Sky, wobble
-from heliograph.rehearsal.sunspec import Layout, input_value, laid_out
+from heliograph.rehearsal.sunspec import Layout, exponent, input_value, laid_out
 
 Setting = int | float | str | Fraction | Decimal
 
@@ -134,7 +134,7 @@ class SimulatedMeter:
         held: Mapping[str, int] = {}
         self._inputs = 0
         if map.sunspec is not None:
-            map, held = laid_out(map, layout or Layout(), rated_kw)
+            map, held = laid_out(map, layout or Layout())
             self._inputs = held.get("module_count", 0)
         self.map = map
         self.unit = map.unit if unit is None else unit
@@ -152,6 +152,8 @@ class SimulatedMeter:
         self.settings: dict[str, Setting] = ABOUT | {"modbus_address": self.unit}
         self.settings.update({name: value for name, (_, value) in marks.items()})
         self.settings.update(held)
+        powers = (register.quantity for register in map.registers if register.type == "sunssf")
+        self.settings.update({name: exponent(name, rated_kw) for name in powers})
         self.settings[map.identity.serial or "serial_number"] = self.serial
         self.settings.update(settings or {})
         self._shares = (1000,) if map.phases == 1 or not _has_phases(map) else SHARES

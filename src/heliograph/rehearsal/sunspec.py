@@ -6,7 +6,6 @@ mistake in looking for it shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -44,8 +43,8 @@ class Layout:
     """Number and length of models between the common one and its own, which nobody knows."""
 
 
-def laid_out(template: MeterMap, layout: Layout, rated_kw: float) -> tuple[MeterMap, dict[str, int]]:
-    """The device's own map, and what its marker, its headers, scale factors and empty registers hold."""
+def laid_out(template: MeterMap, layout: Layout) -> tuple[MeterMap, dict[str, int]]:
+    """The device's own map, and what its marker, its headers and its empty registers hold."""
     spec = template.sunspec
     if spec is None or not spec.models:
         raise UsageError(f"{template.name} names no SunSpec models", hint="See: heliograph map list sunspec")
@@ -91,7 +90,6 @@ def laid_out(template: MeterMap, layout: Layout, rated_kw: float) -> tuple[Meter
         at += 2 + length
     put(at, "u16", 0xFFFF)
     put(at + 1, "u16", 0)
-    held |= {one.quantity: _exponent(one.quantity, rated_kw) for one in registers if one.type == "sunssf"}
     if inputs:
         held["module_count"] = inputs
     own = replace(template, sunspec=None, registers=tuple(registers), vectors=(), max_words=125, fallback_words=())
@@ -119,19 +117,19 @@ def _span(register: Register) -> set[int]:
     return set(range(first, first + (register.words or words.get(register.type, 1))))
 
 
-def _exponent(quantity: str, rated_kw: float) -> int:
-    """The finest scale factor under which one and a half times the device's rating fits into 15 bits."""
+FINEST = {"voltage": -1, "current": -2, "frequency": -2, "power_factor": -2, "temperature": -1}
+FINEST |= {"active_power": 0, "apparent_power": 0, "reactive_power": 0, "power": 0}
+
+
+def exponent(quantity: str, rated_kw: float) -> int:
+    """Of a scale factor: the finest under which one and a half times the device's rating fits into 15 bits."""
     name = quantity.removeprefix("mppt_").removesuffix("_sf").removeprefix("dc_")
     watts = rated_kw * 1000
-    largest: Mapping[str, float] = {"voltage": 1500, "current": watts / 230, "frequency": 65, "power_factor": 100,
-                                    "temperature": 200}  # fmt: skip
-    finest = {"voltage": -1, "current": -2, "frequency": -2, "power_factor": -2, "temperature": -1}
-    if name.startswith("energy"):
-        return 0
-    exponent = finest.get(name, 0)
-    while Fraction(largest.get(name, watts)) * 3 / 2 / Fraction(10) ** exponent > 0x7FFF:
-        exponent += 1
-    return exponent
+    largest = {"voltage": 1500, "current": watts / 230, "frequency": 65, "power_factor": 100, "temperature": 200}
+    chosen = FINEST.get(name, 0)
+    while name in FINEST and Fraction(largest.get(name, watts)) * 3 / 2 / Fraction(10) ** chosen > 0x7FFF:
+        chosen += 1
+    return chosen
 
 
 def input_value(quantity: str, number: int, inputs: int, power_w: float, counted_wh: int) -> float | int | None:
