@@ -107,8 +107,11 @@ def test_a_bus_of_the_configuration_is_scanned_as_it_is_set_first(line: Line, tm
         SITE.format(tmp_path) + f'[[bus]]\nid = "roof"\nurl = "{line.url}"\n'
         '[[meter]]\nid = "one"\nbus = "roof"\nunit = 1\nmap = "eastron-sdm630"\nrated_kw = 5\n'
     )
-    done = scan("roof", "--units", "1", "--config", str(config))
-    assert done.return_value == 0 and tomllib.loads(done.stdout)["bus"][0]["id"] == "roof"
+    done = scan("roof", "--units", "1-2", "--config", str(config))
+    told = tomllib.loads(done.stdout)
+    assert done.return_value == 0 and told["bus"][0]["id"] == "roof"
+    assert [one["id"] for one in told["meter"]] == ["one", "roof-unit-2"]  # a meter keeps the name it has
+    assert "takes the place of the [[bus]] roof" in done.stdout
     with pytest.raises(UsageError, match="there is no bus rof") as raised:
         scan("rof", "--config", str(config))
     assert "roof" in raised.value.hint
@@ -120,6 +123,20 @@ def test_nothing_found_is_exit_1_with_the_next_steps() -> None:
     assert done.return_value == 1 and done.stdout == ""
     for word in ("swap A and B", "powered", "120 ohms", "--timeout 1s"):
         assert word in done.stderr
+
+
+def test_two_devices_with_one_unit_id_are_told_with_the_next_step() -> None:
+    class Twins(Wire):
+        def _hear(self, frame: bytes, at: float, spoilt: str) -> None:
+            super()._hear(frame, at, spoilt)
+            self._busy.clear()
+            super()._hear(frame, at, spoilt)
+
+    with Line(Twins({1: meter("eastron-sdm630", 1)})) as line:
+        done = scan(str(line.path), "--units", "1", "--baud", "9600", "--parity", "N", "--timeout", "100ms")
+    assert done.return_value == 1 and done.stdout == ""
+    assert "unit 1: bytes came that are no answer. Two devices with this unit id?" in done.stderr
+    assert "Disconnect one of them" in done.stderr and "swap A and B" not in done.stderr
 
 
 def test_hosts_are_scanned_over_several_ports() -> None:

@@ -79,6 +79,12 @@ def test_a_meter_that_names_its_kind_is_recognised_with_its_serial() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "kw"), [("sungrow-sg", 12.5), ("deye-hybrid-3p", 12.5), ("eastron-sdm630", None)])
+def test_a_device_that_tells_its_power_is_asked_for_it(name: str, kw: float | None) -> None:
+    found = seen(a_meter(name, rated_kw=12.5))
+    assert found.best is not None and found.best.rated_kw == kw
+
+
 def test_where_only_the_serial_is_known_all_of_the_family_are_told() -> None:
     found = seen(a_meter("eastron-sdm230", serial=23451234))
     names = {fit.map.name for fit in found.candidates}

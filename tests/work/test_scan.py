@@ -472,6 +472,17 @@ def test_of_a_single_host_it_is_told_why_it_cannot_be_reached() -> None:
         assert [("refused" in note) for note in scan.notes] == ([True] if wanted else [])
 
 
+def test_a_converter_that_hands_frames_through_is_scanned_by_unit_id() -> None:
+    with a_server({1: "eastron-sdm630", 4: "abb-b23-b24"}, framing="rtu") as server:
+        scan = over_tcp(units=(1, 2, 4), timeout=0.3)
+        scan_line(scan, parse(server.url), USUAL_SETTINGS)
+        assert named(scan.found) == {1: "eastron-sdm630", 4: "abb-b23-b24"}
+        assert {one.url for one in scan.found} == {server.url}
+        hosts_scan = over_tcp(units=(1,), timeout=0.1)
+        scan_hosts(hosts_scan, ["127.0.0.1"], (server.port,))
+        assert hosts_scan.found == [] and f"heliograph scan rtu+tcp://127.0.0.1:{server.port}" in hosts_scan.notes[0]
+
+
 def test_a_gateway_with_meters_behind_it_is_scanned_by_unit_id() -> None:
     with a_server({1: "eastron-sdm630", 44: "eastron-sdm120"}, unknown="refuse") as server:
         scan = over_tcp(units=tuple(range(1, 50)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,8 @@ class _Place:
     fixed: bool = False
     bus: str = ""
     """Its id in the configuration."""
+    known: Mapping[int, str] = field(default_factory=dict)
+    """The meters that the configuration has there, by unit id."""
     hosts: tuple[str, ...] = ()
     port: int | None = None
 
@@ -144,12 +146,14 @@ def _place(text: str, config: Path | None) -> _Place:
 def _bus(id: str, config: Path | None) -> _Place:
     otherwise = "Or name a port (/dev/ttyUSB0), a url (tcp://192.168.1.50:502) or hosts (192.168.1.10-60)"
     try:
-        buses = {bus.id: bus.url for bus in app_of(config).config.settings.bus}
+        app = app_of(config)
     except ConfigError as error:
         raise ConfigError(f"{id} can only be a bus of the configuration: {error.message}", hint=otherwise) from error
+    buses = {bus.id: bus.url for bus in app.config.settings.bus}
     if id not in buses:
         raise UsageError(f"there is no bus {id}", hint=library.nearest_name(id, buses, otherwise))
-    return _Place(id, lines.parse(buses[id]), fixed=True, bus=id)
+    known = {meter.unit: meter.id for meter in app.meters if meter.bus == id}
+    return _Place(id, lines.parse(buses[id]), fixed=True, bus=id, known=known)
 
 
 def _nowhere() -> list[_Place]:
@@ -411,6 +415,7 @@ def _facts(found: work.Found) -> dict[str, Any]:
         "map": best.map.name if best else None,
         "status": best.map.status if best else None,
         "serial": seen.serial or None,
+        "rated_kw": best.rated_kw if best else None,
         "ambiguous": seen.ambiguous,
         "sunspec": _sunspec(seen.sunspec) if seen.sunspec else None,
         "candidates": [
@@ -448,12 +453,20 @@ def _configuration(results: Sequence[_Result]) -> str:
             if not one.also:
                 urls.setdefault(one.url, []).append(one)
         for url, here in urls.items():
-            number = sum(text.find("[[bus]]") >= 0 for text in tables) + 1
-            bus = result.place.bus or f"bus-{number}"
+            number = sum("[[bus]]" in text for text in tables) + 1
+            first = next(iter(urls)) == url
+            bus = result.place.bus if first and result.place.bus else f"bus-{number}"
             here.sort(key=lambda one: one.sighting.unit)
             units = ", ".join(str(one.sighting.unit) for one in here)
-            tables.append(bus_text(bus, url, f"{_short(url)} answers, unit{'s' if len(here) > 1 else ''} {units}"))
-            tables += [_meter(f"{bus}-unit-{one.sighting.unit}", bus, url, one.sighting) for one in here]
+            about = f"{_short(url)} answers, unit{'s' if len(here) > 1 else ''} {units}"
+            if bus == result.place.bus:
+                about += f"; this takes the place of the [[bus]] {bus} that is there"
+            tables.append(bus_text(bus, url, about))
+            known = result.place.known
+            tables += [
+                _meter(known.get(one.sighting.unit, f"{bus}-unit-{one.sighting.unit}"), bus, url, one.sighting)
+                for one in here
+            ]
     return "\n".join(tables).rstrip()
 
 
@@ -475,6 +488,8 @@ def _meter(id: str, bus: str, url: str, seen: Sighting) -> str:
         bus,
         seen.unit,
         best.map,
+        rated_kw=best.rated_kw,
+        its_own_kw=True,
         serial=best.serial,
         factors=missing,
         order=best.order,

@@ -25,6 +25,7 @@ def meter_text(
     map: MeterMap | None,
     *,
     rated_kw: float | None = None,
+    its_own_kw: bool = False,
     production: str | None = None,
     serial: str = "",
     any_serial: bool = False,
@@ -35,14 +36,16 @@ def meter_text(
 ) -> str:
     """One meter. None stands for what has to be filled in; `choose`: the maps it may be, where none is certain.
 
-    `any_serial`: the serial number is a comment, and other meters are not refused.
+    `its_own_kw`: the device itself told its power. `any_serial`: the serial number is a comment, and other meters are
+    not refused.
     """
     production = production or (map.production if map else None)
     lines = [*(f"# {remark}" for remark in remarks), "[[meter]]"]
     lines += [f'id         = "{id}"', f'bus        = "{bus}"', f"unit       = {unit}"]
     lines.append(f'map        = "{map.name}"' if map else f'map        = ""   # {FILL_IN}: {choose}')
     power = f"{rated_kw:g}" if rated_kw is not None else f"0   # {FILL_IN}: nameplate power in kW of what it counts"
-    lines.append(f"rated_kw   = {power}")
+    told = "   # as the device says; is it the nameplate's?" if its_own_kw and rated_kw is not None else ""
+    lines.append(f"rated_kw   = {power}{told}")
     if production:
         lines.append(f'production = "{production}"')
     elif map:

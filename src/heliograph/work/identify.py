@@ -43,6 +43,8 @@ NOBODY_BEHIND = {10, 11}
 ORDERS: tuple[Order, ...] = ("ABCD", "CDAB", "BADC", "DCBA")
 SMALL = 16
 """A smaller number may stand at that place by chance: then other kinds are asked for too."""
+LEAST_W, MOST_W = 100, 5_000_000
+"""Of a device that says how powerful it is."""
 COMMON_TEXTS = (2, 18, 50)
 """Offsets in SunSpec's common model: maker, model and serial number, 16 registers each."""
 TEXT = Register(quantity="model", type="text", words=16)
@@ -95,6 +97,8 @@ class Fit:
     """What one register of the map shows; no evidence for the kind."""
     sound: bool | None = None
     """Whether that is what the map expects; None where nothing could be checked."""
+    rated_kw: float | None = None
+    """Nameplate power, where a device that is named tells its own."""
     matched: frozenset[tuple[Question, str]] = frozenset()
     refused: bool = False
     """The map insists on something that reads 0 here: it would refuse this device when it is polled."""
@@ -222,6 +226,7 @@ def identify(
     strongest = [fit.map for fit in left if STRENGTH[fit.evidence] == most]
     asker.ask_all(_distinct(_question_of(map, r) for map in strongest if (r := checks[map.name]) is not None))
     fits = [checked for fit in left if (checked := _checked(fit, checks[fit.map.name], asker)) is not None]
+    fits = [_with_power(fit, asker) for fit in fits]
     fits.sort(key=_rank)
     return replace(first, fits=tuple(fits), heard=asker.all(), sunspec=announced)
 
@@ -476,6 +481,19 @@ def _with_serial(fit: Fit, asker: _Asker) -> Fit:
         return fit
     because = (*fit.because, f"{question} holds a serial number")
     return replace(fit, serial=serial, because=because, evidence="named" if fit.evidence == "named" else "serial")
+
+
+def _with_power(fit: Fit, asker: _Asker) -> Fit:
+    register = fit.map.register("rated_power") if fit.evidence == "named" else None
+    if register is None or not _plain(register) or register.times:
+        return fit
+    question = _question_of(fit.map, register)
+    asker.ask_all([question])
+    words = asker.words(question)
+    watts = reading(register, fit.order or fit.map.order_of(register), words) if words else None
+    if not isinstance(watts, int | float) or not LEAST_W <= watts <= MOST_W:
+        return fit
+    return replace(fit, rated_kw=watts / 1000)
 
 
 def _checked(fit: Fit, register: Register | None, asker: _Asker) -> Fit | None:

@@ -387,7 +387,10 @@ def _answering(scan: Scan, line: Line, tell_absent: bool) -> list[Found]:
             if found or scan.stopping.is_set():
                 return found
         tried = ", ".join(str(unit) for unit in scan.units)
-        scan.note(f"{line} takes connections, but no unit of {tried} answers Modbus there")
+        scan.note(
+            f"{line} takes connections, but no unit of {tried} answers Modbus there."
+            f" If it is a serial converter: heliograph scan rtu+tcp://{line}"
+        )
     except BusUnreachable as error:
         if bus.counters.requests:
             scan.note(f"{line} took the connection and ended it: {error.message}. {error.hint}")
