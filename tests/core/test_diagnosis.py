@@ -72,6 +72,8 @@ THERE = Port("/dev/ttyUSB0", exists=True)
         (seen(knocks=(SILENT,) * 3, elsewhere=(FASTER,)), "baud"),
         (seen(knocks=(SILENT,) * 3, elsewhere=(EVEN,)), "parity"),
         (seen(knocks=(SILENT,) * 3, units=(Try(2, 2, "answered"),)), "wrong-unit"),
+        (seen(knocks=(SILENT,) * 3, units=(Try(2, 2, "answered"),), neighbours=(2,)), "silent-unit"),
+        (seen(knocks=(SILENT,), units=(Try(2, 2, "answered"), Try(3, 2, "refused")), neighbours=(2,)), "wrong-unit"),
         (seen(knocks=(Try(1, 2, "echoed"),) * 3, echo_off=(ANSWERED,)), "echo"),
         (seen(knocks=(Try(1, 2, "unreachable", why="busy"),)), "in-use"),
         (seen(knocks=(Try(1, 2, "unreachable", why="forbidden"),)), "no-permission"),

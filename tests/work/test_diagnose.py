@@ -17,7 +17,7 @@ from heliograph.bus.modbus import open_bus
 from heliograph.core.diagnosis import Finding, Observations, diagnose
 from heliograph.core.registers import MeterMap, Order
 from heliograph.rehearsal.faults import Faults
-from heliograph.rehearsal.frames import rtu
+from heliograph.rehearsal.frames import Device, rtu
 from heliograph.rehearsal.line import OtherMaster, Parity, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.work.diagnose import Experiment, Machine, Subject, observe
@@ -78,8 +78,12 @@ class Case:
     order: Order | None = None
     echo: bool = False
     dead: bool = False
+    off: bool = False
+    """This device alone."""
     forgiving: bool = False
     other: OtherMaster | None = None
+    neighbours: tuple[int, ...] = ()
+    """Other meters of the site on this line."""
 
     @classmethod
     def healthy(cls, dice: random.Random) -> Case:
@@ -89,7 +93,9 @@ class Case:
         unit, baud = dice.choice([1, 1, 2, 7, 33, 101, 247]), dice.choice([2400, 9600, 9600, 19200, 38400, 115200])
         parity: Parity = dice.choice(["N", "N", "E"])
         thinks = dice.uniform(0.002, 0.1)
-        return cls(dice, map, map, unit, baud, parity, thinks, faults(kind, noise), unit, baud, parity)
+        others = tuple(other for other in dice.sample(range(1, 120), dice.choice([0, 0, 1, 4])) if other != unit)
+        case = cls(dice, map, map, unit, baud, parity, thinks, faults(kind, noise), unit, baud, parity)
+        return replace(case, neighbours=others)
 
     @property
     def url(self) -> str:
@@ -97,16 +103,19 @@ class Case:
 
     def wire(self) -> Wire:
         real = self.real if self.order is None else replace(self.real, order=self.order)
-        device = SimulatedMeter(
-            real,
-            clock=lambda: NOON,
-            unit=self.unit,
-            start_export_wh=self.dice.randrange(1000, 90_000_000),
-            start_import_wh=self.dice.randrange(1000, 9_000_000),
-            seed=self.dice.randrange(1 << 30),
-        )
+        devices: dict[int, Device] = {
+            unit: SimulatedMeter(
+                real,
+                clock=lambda: NOON,
+                unit=unit,
+                start_export_wh=self.dice.randrange(1000, 90_000_000),
+                start_import_wh=self.dice.randrange(1000, 9_000_000),
+                seed=self.dice.randrange(1 << 30),
+            )
+            for unit in (() if self.dead else (*self.neighbours, *(() if self.off else (self.unit,))))
+        }
         return Wire(
-            {} if self.dead else {self.unit: device},
+            devices,
             baud=self.baud,
             parity=self.parity,
             turnaround=self.turnaround,
@@ -125,6 +134,7 @@ class Case:
             self.believed,
             50.0,
             self.believed.production or "energy_export",
+            neighbours=self.neighbours,
         )
 
     def observe(self, skip: Iterable[Experiment] = ()) -> Observations:
@@ -152,12 +162,19 @@ def silence(case: Case) -> None:
     case.dead = True
 
 
+def silent_unit(case: Case) -> None:
+    case.off = True
+    case.neighbours = case.neighbours or (case.unit % 247 + 1,)
+
+
 def echo(case: Case) -> None:
     case.echo = True
 
 
 def wrong_unit(case: Case) -> None:
-    case.believed_unit = case.dice.choice([unit for unit in (1, 2, 3, 16, 200) if unit != case.unit])
+    case.believed_unit = case.dice.choice(
+        [unit for unit in (1, 2, 3, 16, 200) if unit not in (case.unit, *case.neighbours)]
+    )
 
 
 def wrong_map(case: Case) -> None:
@@ -190,6 +207,7 @@ PLANTED: dict[str, Callable[[Case], None]] = {
     "baud": wrong_baud,
     "parity": wrong_parity,
     "silence": silence,
+    "silent-unit": silent_unit,
     "echo": echo,
     "wrong-unit": wrong_unit,
     "wrong-map": wrong_map,
@@ -214,6 +232,17 @@ def named(fault: str, runs: int, skip: Iterable[Experiment] = ()) -> Counter[str
 def test_a_planted_fault_is_named_and_no_other(fault: str) -> None:
     print(f"HELIOGRAPH_SEED={SEED}")
     assert named(fault, RUNS) == {fault: RUNS}
+
+
+def matrix(runs: int) -> str:
+    """Planted against named, one row a fault. `python -m tests.work.test_diagnose` with HELIOGRAPH_DIAGNOSES=200."""
+    names = list(PLANTED)
+    rows = [f"{'':15}" + "".join(f"{name[:9]:>10}" for name in names)]
+    for fault in names:
+        found = named(fault, runs)
+        others = {name: count for name, count in found.items() if name not in names}
+        rows.append(f"{fault:15}" + "".join(f"{found[name] or '.':>10}" for name in names) + f"  {others or ''}")
+    return "\n".join(rows)
 
 
 def test_a_healthy_line_is_called_healthy() -> None:
@@ -241,3 +270,8 @@ def test_the_matrix_notices_when_an_experiment_is_left_out(fault: str, experimen
     if experiment == "listen":
         skip |= {"listen again", "series", "content"}
     assert named(fault, 6, skip) != {fault: 6}
+
+
+if __name__ == "__main__":
+    print(f"HELIOGRAPH_SEED={SEED}, {RUNS} of each")
+    print(matrix(RUNS))

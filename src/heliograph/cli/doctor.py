@@ -91,7 +91,8 @@ def command(
 def _exit_code(findings: Sequence[Finding]) -> int:
     """69 where nothing is reached, 1 where something answers that needs attention."""
     unreached = {
-        "no-port", "no-permission", "in-use", "refused", "unreachable", "silence", "garbage", "another-client"
+        "no-port", "no-permission", "in-use", "refused", "unreachable", "silence", "silent-unit", "night", "garbage",
+        "another-client",
     }  # fmt: skip
     return BusError.exit_code if findings[0].code in unreached else 1
 
@@ -127,6 +128,7 @@ def _of_meter(app: App, meter: Meter) -> Subject:
         meter.production,
         meter.factors,
         _dark(app),
+        tuple(other.unit for other in app.meters if other.bus == meter.bus and other.id != meter.id),
     )
 
 

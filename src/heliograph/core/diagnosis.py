@@ -25,8 +25,8 @@ Why = Literal["", "busy", "forbidden", "refused"]
 
 Code = Literal[
     "no-port", "no-permission", "in-use", "gateway", "refused", "unreachable", "another-client", "another-master",
-    "echo", "no-echo", "baud", "parity", "wrong-unit", "silence", "garbage", "noise", "slow", "wrong-map",
-    "wrong-order", "night", "another-name", "disagreeing", "latency-timer", "name-changes", "ok",
+    "echo", "no-echo", "baud", "parity", "wrong-unit", "silent-unit", "silence", "garbage", "noise", "slow",
+    "wrong-map", "wrong-order", "night", "another-name", "disagreeing", "latency-timer", "name-changes", "ok",
 ]  # fmt: skip
 
 ALIVE: frozenset[Outcome] = frozenset({"answered", "refused"})
@@ -157,6 +157,8 @@ class Observations:
     elsewhere: tuple[Elsewhere, ...] = ()
     units: tuple[Try, ...] = ()
     """Questions to other units."""
+    neighbours: tuple[int, ...] = ()
+    """Units that the site has on this line as well."""
     series: tuple[Try, ...] = ()
     """Many questions in a row, of different lengths."""
     foreign: tuple[bytes, ...] = ()
@@ -352,8 +354,12 @@ def _dumb(o: Observations) -> list[Finding]:
         if right.tried.unit != o.unit:
             found.append(_unit(o, [right.tried]))
         return found
-    if there := [one for one in o.units if one.outcome in ALIVE]:
-        found.append(_unit(o, there))
+    there = [one for one in o.units if one.outcome in ALIVE]
+    if strangers := [one for one in there if one.unit not in o.neighbours]:
+        found.append(_unit(o, strangers))
+        return found
+    if there:
+        found.append(_alone(o, there))
         return found
     if any(one.code == "another-master" for one in found):
         return found
@@ -448,6 +454,18 @@ def _unit(o: Observations, there: Sequence[Try]) -> Finding:
         if len(right) == 1
         else "Put the right one into the [[meter]] as unit; `heliograph scan` tells what each of them is.",
         {"units": units, "devices": {str(unit): known[unit].told for unit in units if unit in known}},
+    )
+
+
+def _alone(o: Observations, there: Sequence[Try]) -> Finding:
+    units = sorted({one.unit for one in there})
+    others = f"unit {units[0]} answers" if len(units) == 1 else f"units {', '.join(map(str, units))} answer"
+    return Finding(
+        "silent-unit",
+        f"Unit {o.unit} is silent, but the line works, for {others}: this meter has no power, its own A and B are"
+        " swapped or off, or its unit id or speed is set differently.",
+        "Look at this meter's display: is it lit, and which address and baud rate does its menu show?",
+        {"units": units, **_asked(o)},
     )
 
 

@@ -95,6 +95,8 @@ class Subject:
     factors: tuple[tuple[str, float], ...] = ()
     dark: bool = False
     """The sun is down at the site."""
+    neighbours: tuple[int, ...] = ()
+    """Units of other meters that the site has on this line."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def observe(
         port=look(line, machine or Machine()) if line.way == "serial" else None,
         gateway=gateway,
         dark=subject.dark,
+        neighbours=subject.neighbours,
     )
     if gateway is not None or (o.port and (not o.port.exists or not o.port.allowed or o.port.holders)):
         return o
@@ -286,13 +289,13 @@ class _Visit:
         with closing(self.connect(with_(line))) as bus:
             if self.does("units"):
                 o = self.others(o, bus, line, likely=True)
-        if not _found(o) and o.line.way == "serial" and self.does("settings"):
+        if not self.found(o) and o.line.way == "serial" and self.does("settings"):
             o = replace(o, elsewhere=tuple(self.elsewhere(line)))
         with closing(self.connect(with_(line))) as bus:
-            if not _found(o) and self.does("units"):
+            if not self.found(o) and self.does("units"):
                 o = self.others(o, bus, line, likely=False)
             strange = any(one.outcome == "garbled" for one in o.knocks)
-            if not _found(o) and strange and o.line.way != "tcp" and self.does("listen again"):
+            if not self.found(o) and strange and o.line.way != "tcp" and self.does("listen again"):
                 o = self.listened(o, bus, LISTEN_AGAIN)
         return replace(o, foreign=tuple(self.foreign))
 
@@ -301,6 +304,14 @@ class _Visit:
         return any(one.outcome == "echoed" for one in o.knocks) or (
             o.line.echo and any(one.outcome == "garbled" for one in o.knocks)
         )
+
+    def is_news(self, tried: Try) -> bool:
+        """Whether somebody answers whom the site does not know yet."""
+        return tried.outcome in ALIVE and tried.unit not in self.subject.neighbours
+
+    def found(self, o: Observations) -> bool:
+        """Whether anybody new answers, under whatever unit or setting."""
+        return any(self.is_news(one) for one in (*o.units, *(one.tried for one in o.elsewhere)))
 
     # -- the experiments ------------------------------------------------------------------------------------------
 
@@ -335,13 +346,13 @@ class _Visit:
                     if tried.outcome == "garbled":
                         tried = self.ask(bus, other, unit, shapes[-1], self.quick)
                     yield Elsewhere(other, tried)
-                    if tried.outcome in ALIVE:
+                    if self.is_news(tried):
                         return
 
     def others(self, o: Observations, bus: Bus, line: Line, *, likely: bool) -> Observations:
         """Other units: the likely ones, or all the others; no further than the group in which one answers."""
         factory = self.subject.map.unit if self.subject.map else 1
-        groups: list[tuple[int, ...]] = [(factory, *range(1, 11))]
+        groups: list[tuple[int, ...]] = [(*self.subject.neighbours, factory, *range(1, 11))]
         if not likely:
             groups = [(*range(11, 33), 247, 126, 240, 200, 100, 71)]
             groups.append((255, 0) if line.way == "tcp" else tuple(range(33, MOST_UNITS + 1)))
@@ -359,7 +370,7 @@ class _Visit:
                 tries.append(tried)
                 if tried.outcome in ("closed", "unreachable"):
                     return replace(o, units=(*o.units, *tries))
-            if there := [one.unit for one in tries if one.outcome in ALIVE]:
+            if there := [one.unit for one in tries if self.is_news(one)]:
                 devices = tuple(self.devices(bus, there[:MOST_DEVICES]))
                 return replace(o, units=(*o.units, *tries), devices=devices)
         return replace(o, units=(*o.units, *tries))
@@ -548,11 +559,6 @@ class _Visit:
         return tuple(found[count] for count in sorted(found))
 
 
-def _found(o: Observations) -> bool:
-    """Whether anybody answers, under whatever unit or setting."""
-    return any(one.outcome in ALIVE for one in (*o.units, *(one.tried for one in o.elsewhere)))
-
-
 def _within(inner: Block, outer: Block) -> bool:
     return (
         inner.function == outer.function
@@ -567,7 +573,8 @@ def _patience(timing: Timing) -> float:
 
 def _units_elsewhere(subject: Subject) -> tuple[int, ...]:
     """With other settings only the likely units are asked: there are many settings."""
-    return tuple(dict.fromkeys((subject.unit, subject.map.unit if subject.map else 1, 1)))
+    likely = dict.fromkeys((subject.unit, subject.map.unit if subject.map else 1, 1))
+    return tuple(unit for unit in likely if unit not in subject.neighbours)
 
 
 def _cycled(shapes: Sequence[Block], count: int) -> list[Block]:
