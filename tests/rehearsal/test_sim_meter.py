@@ -441,3 +441,57 @@ def test_a_thousand_random_requests_never_fail_and_agree_with_single_reads() -> 
             assert any(isinstance(one, Refusal) for one in each), (function, address, count)
         else:
             assert [word for one in each if not isinstance(one, Refusal) for word in one] == list(words)
+
+
+# -- current transformers that sit elsewhere --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cts", "signs", "rises"),
+    [
+        ((1, 2, 3), (-1, -1, -1), "energy_export"),
+        ((1, -2, 3), (-1, 1, -1), "energy_export"),
+        ((-1, -2, 3), (1, 1, -1), "energy_import"),
+        ((-1, -2, -3), (1, 1, 1), "energy_import"),
+        ((2, 1, 3), (1, 1, -1), "energy_import"),
+        ((2, 3, 1), (1, 1, 1), "energy_import"),
+    ],
+)
+def test_a_transformer_elsewhere_shows_in_its_phase_and_in_the_sum(
+    cts: tuple[int, ...], signs: tuple[int, ...], rises: str
+) -> None:
+    device, sooner = meter(cts=cts), NOON - timedelta(minutes=30)
+    shown = [float(device.value(f"active_power_l{phase}")) for phase in (1, 2, 3)]
+    assert [math.copysign(1, watts) for watts in shown] == list(signs)
+    assert float(device.value("active_power")) == pytest.approx(sum(shown))
+    for phase, watts in enumerate(shown, 1):
+        volts, amperes = float(device.value(f"voltage_l{phase}n")), float(device.value(f"current_l{phase}"))
+        assert abs(watts) == pytest.approx(
+            volts * amperes * abs(float(device.value(f"power_factor_l{phase}"))), rel=0.02
+        )
+    moved = {
+        name: int(device.value(name, NOON)) - int(device.value(name, sooner))
+        for name in ("energy_export", "energy_import")
+    }
+    assert moved[rises] > 0 and sum(moved.values()) == moved[rises]
+    # The totals count the sum of the phases at each moment; each phase counts its own way.
+    net = moved["energy_import"] - moved["energy_export"]
+    phases = sum(
+        (1 if way == "import" else -1)
+        * (int(device.value(f"energy_{way}_l{phase}", NOON)) - int(device.value(f"energy_{way}_l{phase}", sooner)))
+        for way in ("import", "export")
+        for phase in (1, 2, 3)
+    )
+    assert abs(net - phases) <= 6
+
+
+def test_where_every_transformer_sits_right_nothing_differs() -> None:
+    one, other = meter(), meter(cts=(1, 2, 3))
+    names = [register.quantity for register in one.map.registers]
+    assert [one.value(name) for name in names] == [other.value(name) for name in names]
+
+
+@pytest.mark.parametrize("cts", [(1, 2), (1, 1, 3), (0, 2, 3), (1, 2, 4)])
+def test_a_transformer_sits_on_one_conductor(cts: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="current transformers"):
+        meter(cts=cts)

@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from heliograph import app, library
+from heliograph import app, control, library
 from heliograph.cli.commission import _configuration, _means
 from heliograph.core.commissioning import Check
+from heliograph.daemon import Daemon
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_drec import Device
@@ -51,6 +52,7 @@ report_as = {{ redex = "{redex}", drec = "{drec}" }}
 [uplink.redex]
 base_url = "{platform}"
 token = {{ file = "{folder}/token" }}
+{dialect}
 [uplink.drec]
 base_url = "{platform}/api"
 token = {{ file = "{folder}/token" }}
@@ -109,7 +111,13 @@ class Stage:
             "position": POSITION,
             "serial": SERIAL,
         }
-        given |= {"redex": REDEX, "drec": DREC, "folder": self.folder, "platform": self.sandbox.url} | self.config
+        given |= {
+            "redex": REDEX,
+            "drec": DREC,
+            "dialect": "",
+            "folder": self.folder,
+            "platform": self.sandbox.url,
+        } | self.config
         sim: dict[str, Any] = {"rated_kw": 50.0, "serial": SERIAL, "start_export_wh": 41_230_700, "unit": 1}
         sim |= {"sky": Sky(SINGAPORE, seed=5), "started": self.clock.now() - timedelta(hours=1)} | self.meter
         device = SimulatedMeter(library.load(given["map"], local=None).map, clock=self.clock.now, **sim)
@@ -158,6 +166,11 @@ def test_nothing_that_belongs_to_a_day_reaches_the_real_platform(stage: Stage) -
     assert not [kind for kind in stage.sandbox.requests if kind.endswith((".send", ".batch", ".legacy"))]
     assert stage.sandbox.stored_wh("redex", REDEX) == stage.sandbox.stored_wh("drec", DREC) == {}
     assert not stage.sandbox.violations
+
+
+def untrusted_and_alone(stage: Stage) -> None:
+    stage.clock.synchronised = False
+    stage.sandbox.away = True
 
 
 Arrange = Callable[[Stage], object]
@@ -222,8 +235,78 @@ Arrange = Callable[[Stage], object]
         ),
         pytest.param(lambda stage: stage.config.update(zone="Europe/Berlin"), {"zone": "zone"}, id="zone"),
         pytest.param(lambda stage: stage.sandbox.redex.declined.add(REDEX), {"registered": "barred"}, id="declined"),
+        pytest.param(
+            lambda stage: setattr(stage.clock, "synchronised", False),
+            {"clock": "clock-alone"},
+            id="nobody keeps the clock",
+        ),
+        pytest.param(
+            untrusted_and_alone,
+            {"clock": "clock-untrusted", "platform": "platform-away", "token": "platform-away"},
+            id="clock untrusted, and no platform to ask",
+        ),
+        pytest.param(
+            lambda stage: setattr(stage.sandbox, "now", lambda: stage.clock.at + timedelta(minutes=5)),
+            {"clock": "clock-wrong"},
+            id="clock behind the platform's",
+        ),
+        pytest.param(
+            lambda stage: stage.config.update(dialect='accumulated_field = "Total"'),
+            {"rehearsal": "rehearsal"},
+            id="name of a field",
+        ),
     ],
 )
 def test_a_planted_fault_is_named_and_no_other(stage: Stage, arrange: Arrange, expected: dict[str, str]) -> None:
     arrange(stage)
     assert stage.named() == expected
+
+
+class Polling(FakeClock):
+    """While somebody waits, the gateway goes on with its rounds."""
+
+    round: Callable[[], object] = staticmethod(lambda: None)
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self.round()
+
+
+@pytest.mark.parametrize(
+    ("cts", "expected"),
+    [
+        (None, {}),
+        ((-1, -2, -3), {"direction": "all-turned"}),
+        ((1, 2, -3), {"transformers": "ct-turned", "direction": "transformers"}),
+    ],
+    ids=["in order", "all three turned", "one turned"],
+)
+def test_the_running_gateway_is_asked_where_line_and_token_are_its_own(
+    stage: Stage, cts: tuple[int, ...] | None, expected: dict[str, str]
+) -> None:
+    stage.clock = clock = Polling(NOON)
+    stage.meter.update(cts=cts)
+    site = stage.site()
+    with site.writer() as store:
+        running = Daemon(site, store)
+
+        def round() -> None:
+            for line in running.lines:
+                running._poll(line)
+
+        clock.round = round
+        clock.round()
+        answering = control.listen(site.socket, running.answer)
+        assert answering is not None
+        try:
+            before = sum(stage.sandbox.requests.values())
+            with _means(site, site.meters) as means:
+                assert means.box.running
+                found = commission(site.meters, (), means, clock, site.rules, stage.person, timedelta(seconds=30))
+        finally:
+            answering.close()
+            for line in running.lines:
+                line.close()
+    assert {one.step: one.cause for one in found.checks if one.result != "green"} == expected
+    assert sum(stage.sandbox.requests.values()) > before
+    assert found.looks["roof"].serial == str(SERIAL) and found.looks["roof"].words["energy_export"]

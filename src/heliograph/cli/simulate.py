@@ -66,6 +66,7 @@ Each has a solar day whose export counter integrates its power. What is printed 
 @click.option("--serial-number", metavar="NUMBER", help="Of the first meter; the others count on.")
 @click.option("--start-kwh", type=click.FloatRange(0), default=0.0, show_default=True, help="Export counter at start.")
 @click.option("--set", "settings", multiple=True, metavar="QUANTITY=VALUE", help="What a meter says, as ct_ratio=40.")
+@click.option("--cts", metavar="CONDUCTORS", help="Where current transformers sit; 1,-2,3: that of L2 is turned round.")
 @click.option("--max-words", type=click.IntRange(1, 125), help="Refuse longer requests.  [default: the map's limit]")
 @click.option("--unknown", type=click.Choice(["silent", "refuse"]), default="silent", show_default=True,
               help="TCP: what is said about a unit that is not there; refuse is exception 11.")  # fmt: skip
@@ -96,6 +97,7 @@ def command(
     serial_number: str | None,
     start_kwh: float,
     settings: tuple[str, ...],
+    cts: str | None,
     max_words: int | None,
     unknown: Literal["silent", "refuse"],
     faults: tuple[str, ...],
@@ -154,6 +156,7 @@ def command(
                 seed=seed + number,
                 settings=told,
                 max_words=max_words,
+                cts=_cts(cts),
             )
             for number in range(first, first + meters)
         }
@@ -344,6 +347,15 @@ def _setting(text: str, map: MeterMap) -> tuple[str, Setting]:
         return name, Fraction(value)
     except (ValueError, ZeroDivisionError) as exc:
         raise UsageError(f"--set {text}: {value!r} is not a number", hint=f"{name} is a {known[name]}") from exc
+
+
+def _cts(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise UsageError(
+            f"--cts {text} names no conductors", hint="Write 1,2,3 with a minus where one is turned"
+        ) from exc
 
 
 def _zone(name: str | None) -> tzinfo:

@@ -70,6 +70,7 @@ RATIOS = (
 ROOM_BYTES = 200_000_000
 SOON = timedelta(days=30)
 NOT_THERE = "the device refuses it, or several reads of it did not agree"
+RENEW = "Put a good token in its place; a file is read again by itself."
 PHASES = ("l1", "l2", "l3")
 
 
@@ -623,7 +624,8 @@ def platform(
     trouble = roll.trouble
     if trouble is not None and not trouble.token:
         cause = trouble.rule if trouble.rule in ("clock", "certificate") else "platform-away"
-        yield Check("platform", uplink, "wrong", f"It cannot be used now: {trouble.text}.", trouble.remedy, cause)
+        todo = trouble.remedy or "Run this again in a few minutes; if it stays so, ask the platform."
+        yield Check("platform", uplink, "wrong", f"It cannot be used now: {trouble.text}.", todo, cause)
         says = "Whether the token is good cannot be told before the platform answers."
         yield Check("token", uplink, "unknown", says, "Run this again when it does.", "platform-away")
         return
@@ -633,7 +635,9 @@ def platform(
         return
     if trouble is not None:
         yield Check("platform", uplink, "green", "It answers, with a certificate that holds where TLS is used.")
-        yield Check("token", uplink, "wrong", f"The token is no good: {trouble.text}.", trouble.remedy, "token")
+        yield Check(
+            "token", uplink, "wrong", f"The token is no good: {trouble.text}.", trouble.remedy or RENEW, "token"
+        )
         return
     yield Check("platform", uplink, "green", "It answers, with a certificate that holds where TLS is used.")
     yield _token(uplink, token_until, now)

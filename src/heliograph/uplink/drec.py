@@ -395,7 +395,8 @@ class Drec:
     def look_up(self, remote_ids: Sequence[str]) -> Roll:
         """By the platform's own list of the account's devices."""
         self._devices.doubt(self._now())
-        if (verdict := self._devices.refresh(self._now())) is not None:
+        verdict = self._devices.refresh(self._now()) or self._devices.failed
+        if verdict is not None:
             return Roll(trouble=verdict)
         found = []
         for remote_id in remote_ids:

@@ -102,6 +102,8 @@ class Devices:
         self.complete = False
         """The list was had to its end: what is not in it is not registered."""
         self.trouble = ""
+        self.failed: Verdict | None = None
+        """Why the newest look told nothing; None where it did, or where the account may not look."""
 
     def get(self, remote_id: str) -> Device | None:
         return self._known.get(key(remote_id))
@@ -131,10 +133,12 @@ class Devices:
         self._asked, found = now, self._list()
         if isinstance(found, dict):
             self._known, self._next, self.complete, self.trouble = found, now + EVERY, not self._cut, ""
+            self.failed = None
             return None
         refused = isinstance(found, Answer) and 400 <= found.status < 500
         self._next = now + (REFUSED_AGAIN if refused else AGAIN)
         verdict = self._verdict(found, now)
+        self.failed = None if isinstance(found, Answer) and found.status == 403 else verdict
         more = f" {NO_RIGHT}" if refused else ""
         self.trouble = f"The list of devices could not be read: {verdict.text}. {NO_LIST}{more}"
         return verdict if verdict.pause_all else None
