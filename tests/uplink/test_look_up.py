@@ -11,7 +11,6 @@ import pytest
 from heliograph.core.delivery import Registered, Roll
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_drec import Device
-from heliograph.rehearsal.sandbox_faults import Fault
 from heliograph.rehearsal.sandbox_redex_rules import Inverter
 from heliograph.uplink.drec import Drec
 from heliograph.uplink.http import Http
@@ -129,6 +128,8 @@ def test_what_keeps_it_from_being_asked_is_told(
 def test_an_account_that_may_not_list_devices_is_no_trouble(
     name: str, kind: str, sandbox: Sandbox, clock: FakeClock
 ) -> None:
-    sandbox.faults = [Fault("403", kind)]
+    sandbox.fault("403", count=2, on=kind)
     found = by_name(uplink(name, sandbox, clock).look_up(["STR0"]))
+    assert sandbox.faulted["403"] == 1
+    assert found["STR0"].capacity_kw is None
     assert found["STR0"].known is (True if name == "redex" else None)
