@@ -58,8 +58,8 @@ def cautions(meter: Meter) -> tuple[str, ...]:
         )
     if register is not None and register.contains == "ac+battery":
         found.append(
-            f"{meter.production} includes what the battery gave, which may have come from the grid; a meter of its own"
-            " on the panels counts them alone"
+            f"{meter.production} includes what a battery gives, where there is one, and that may have come from the"
+            " grid; a meter of its own on the panels counts them alone"
         )
     if register is not None and register.contains == "dc":
         found.append(
