@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from heliograph import library
-from heliograph.cli import map_sunspec, map_try
+from heliograph.cli import map_new, map_sunspec, map_try
 from heliograph.cli.options import json_option, print_json, print_table
 from heliograph.core.decode import addresses
 from heliograph.core.errors import ConfigError
@@ -31,6 +31,7 @@ def command(context: click.Context, local: Path) -> None:
     context.obj = local
 
 
+command.add_command(map_new.command)
 command.add_command(map_sunspec.command)
 command.add_command(map_try.command)
 

@@ -8,6 +8,7 @@ phases of one grid: three voltages side by side, three currents, three powers ne
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -69,7 +70,8 @@ class Decoding:
         """How unusual this way of writing numbers is: decides between readings that fit equally well."""
         wide = 1 if self.type in ("u64", "s64", "float64") else 0
         negative = 1 if self.type.startswith("s") else 0
-        return ODD_SCALE.get(self.scale, 2) + ODD_ORDER[self.order] + wide + negative
+        scale = 2 * (self.scale != 1) if _floating(self) else ODD_SCALE.get(self.scale, 2)
+        return scale + ODD_ORDER[self.order] + wide + negative
 
     @property
     def plausible(self) -> bool:
@@ -160,7 +162,10 @@ def text_at(words: Words, address: int, least: int = 3) -> str:
         if pair[1] == 0:
             break
     text = raw.rstrip(b"\0 ").decode("ascii", "replace")
-    return text if len(text) >= 2 * least - 1 and "\0" not in text and any(map(str.isalnum, text)) else ""
+    return text if len(text) >= 2 * least - 1 and _TEXT.fullmatch(text) else ""
+
+
+_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/#:+()-]*")
 
 
 # With a map ------------------------------------------------------------------------------------------------------

@@ -37,12 +37,13 @@ def read_words(
     timing: Timing,
     *,
     most: int = 60,
+    least: int = 1,
     done: Callable[[int], None] = lambda _: None,
 ) -> Heard:
     """The words from `first` to `last`; what is refused alone is told, not raised.
 
-    `done` hears how many addresses are settled. Raises what the bus raises where nothing answers at all, and where
-    the device does not know the function.
+    A refusal is followed up in halves down to `least` addresses. `done` hears how many addresses are settled. Raises
+    what the bus raises where nothing answers at all, and where the device does not know the function.
     """
     heard = Heard()
     pieces = [(start, min(most, last + 1 - start)) for start in range(first, last + 1, most)]
@@ -69,9 +70,9 @@ def read_words(
             heard.words |= dict(zip(range(address, address + count), words, strict=True))
             done(count)
             continue
-        if count == 1:
-            heard.refused[address] = why
-            done(1)
+        if count <= least:
+            heard.refused |= dict.fromkeys(range(address, address + count), why)
+            done(count)
         else:
             half = count // 2 + (count // 2) % 2 if count > 2 else 1  # even pieces, for numbers of two words
             pieces += [(address + half, count - half), (address, half)]
