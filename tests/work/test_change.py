@@ -19,8 +19,9 @@ from heliograph import library
 from heliograph.core.decode import shortest_float32
 from heliograph.core.errors import UsageError
 from heliograph.core.plan import Learned
+from heliograph.core.registers import Function, Register
 from heliograph.core.site import Meter
-from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.meter import Refusal, SimulatedMeter
 from heliograph.rehearsal.sun import Sky
 from heliograph.work import amend
 from heliograph.work import change as changes
@@ -442,4 +443,50 @@ def test_a_gateway_that_could_not_ask_its_store_at_first_doubts_what_it_read_mea
     site.until(36)
     kept = [r for r in site.store.readings.back("roof") if r.moment.at > START + timedelta(hours=34)]
     assert kept and all("read in another way" in reading.doubt for reading in kept)
+    site.store.close()
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_ratio_that_the_device_tells_is_not_taken_for_energy_when_somebody_sets_another(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    """The ratio is a register of the meter, set at its keys from 40 to 41: 2.5 % that nobody has produced."""
+    if not looks:
+        monkeypatch.setattr(polling, "_ratios", lambda _meter, _values: {})
+    meter = original()
+    ratio = Register(quantity="ct_ratio", type="u16", address=0x0F00)
+    site = Roof(quick, replace(meter, map=replace(meter.map, registers=(*meter.map.registers, ratio)), factors=()))
+    site.until(34)
+    good = site.store.readings.last_good("roof")
+    assert good is not None and good.index_wh is not None
+    device = site.devices[1]
+    words = device.words
+
+    def set_to_41(
+        function: Function, address: int, count: int, at: datetime | None = None
+    ) -> tuple[int, ...] | Refusal:
+        return (41,) if (address, count) == (0x0F00, 1) else words(function, address, count, at)
+
+    monkeypatch.setattr(device, "words", set_to_41)
+    site.until(40)
+    site.edit(site.meter)
+    site.until(51)
+    if not looks:
+        assert site.booked() != site.true_wh() and len(site.uplink.stored) == 2
+    else:
+        assert site.booked() == site.true_wh() and len(site.uplink.stored) == 1
+        (alarm,) = site.alarms()
+        assert "multiplies by ct_ratio 41 instead of 40" in alarm and "--kind reset" in alarm
+        first = site.store.readings.behind(good)
+        assert first is not None and first.index_wh is not None
+        at, new = first.moment.at, first.index_wh
+        wish = {"at": at.isoformat(), "kind": "reset", "new_serial": None, "note": "", "dry": False}
+        old = device.counted_wh(at)
+        carry_out(site.meter, "seam", wish | {"old_wh": old, "new_wh": new}, site.store, site.clock, RULES)
+        site.line.forget(site.meter)
+        site.until(51.5)
+        border = site.store.days.last_border("roof")
+        assert border is not None and len(site.uplink.stored) == 2 and not site.alarms()
+        read = site.store.readings.reading(border.before)
+        assert border.index_wh == old + (read.index_wh or 0) - new
     site.store.close()

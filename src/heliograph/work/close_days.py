@@ -56,8 +56,11 @@ def _close_next(meter: Meter, store: Store, now: datetime, rules: Rules) -> bool
         return commission(meter, store, now)
     held: list[tuple[Held, Gap]] = []
     seams = store.seams.all(meter.id)
+    newest = store.readings.last_good(meter.id)
     for day in daily.days_between(opening.at, now - rules.after, rules.zone):
         end = daily.end_of(day, rules.zone)
+        if newest is not None and newest.moment.trusted and max(newest.moment.at, opening.at) < end - meter.cadence:
+            return False  # a doubt may last for weeks, and looking behind all its readings each time would cost much
         before, after = around(meter.id, end, store, seams)
         if before is None:
             return False

@@ -5,7 +5,7 @@ A round that cannot be stored waits in memory and is offered again: the meters a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -77,6 +77,8 @@ class Watched:
     """Why the device is not the one its readings began with; '' when it is."""
     changed: str = ""
     """Why the counter does not mean what is booked of it, until somebody has confirmed; '' when it does."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """What the device said last of the ratios that multiply its counter."""
     failures: int = 0
     """Rounds in a row without an answer."""
     unstored: Reading | None = None
@@ -177,6 +179,8 @@ class PolledBus:
                         found.learned = Learned.from_json(learned)
                     found.changed = _changed(meter, store)
                     found.stored, found.known = _believed(meter, store, clock)
+                    if meter.production in found.known and found.stored is not None:
+                        found.ratios = _ratios(meter, found.stored.values)
                 except StoreFault:
                     found = Watched(meter, Learned(), (), blind=True)
             found.blocks = self.plan(meter, found.learned)
@@ -409,6 +413,8 @@ def read_meter(line: PolledBus, one: Watched, clock: Clock, live: Live) -> Readi
         identify(line, one, clock)
     reads = read_blocks(line, one, clock)
     reading = _reading(one, reads, clock)
+    if reading.good:
+        one.ratios |= _ratios(meter, reading.values)
     if reading.doubt != one.changed:
         one.identified = False  # a counter that leaps may be another meter's
     shown: dict[str, Value] = {}
@@ -493,6 +499,10 @@ def _reading(one: Watched, reads: Sequence[BlockRead], clock: Clock) -> Reading:
         doubt = "; ".join(holder.doubts) if suspect else f"{meter.production} reads 0, which is no reading"
     elif believed is None:
         doubt = holder.absent.get(meter.production) or "; ".join(holder.doubts) or "no value"
+    for name, ratio in _ratios(meter, values).items():
+        if not one.changed and one.ratios.get(name, ratio) != ratio:
+            # The same counter times another ratio: what it has gained by that was produced by nobody.
+            doubt = _joined(doubt, f"the device multiplies by {name} {ratio:g} instead of {one.ratios[name]:g}")
     words, source = _evidence(meter, holder)
     return Reading(
         meter.id, moment_at(clock, holder.at), index, values, words, source, _joined(one.stranger or doubt, one.changed)
@@ -649,6 +659,12 @@ def _believed(meter: Meter, store: Store, clock: Clock) -> tuple[Reading | None,
 def _changed(meter: Meter, store: Store) -> str:
     change = pending(meter, store)
     return change.doubt if change is not None else ""
+
+
+def _ratios(meter: Meter, values: Mapping[str, float | int]) -> dict[str, float]:
+    """Those that multiply the production counter, as the device tells them."""
+    register = meter.map.register(meter.production)
+    return {name: values[name] for name in (register.times if register is not None else ()) if name in values}
 
 
 def _joined(*doubts: str) -> str:
