@@ -219,13 +219,13 @@ def test_two_devices_with_one_unit_id_are_told_beside_one_that_is_well() -> None
 
 
 @pytest.mark.parametrize("turnaround", [0.3, 0.45])
-def test_a_device_that_answers_late_gets_a_second_look(turnaround: float) -> None:
+@pytest.mark.parametrize("units", [(1, 60), (60,), (100,)], ids=str)
+def test_a_device_that_answers_late_gets_a_second_look(turnaround: float, units: tuple[int, ...]) -> None:
     """After more than the first look waits: while it listens on, or into the next unit's question."""
-    devices = bank({1: "eastron-sdm630", 60: "eastron-sdm120"})
-    copper = Copper(Wire(devices, turnaround=turnaround))
-    scan = on(copper, units=tuple(range(1, 70)))
+    copper = Copper(Wire(bank(dict.fromkeys(units, "eastron-sdm120")), turnaround=turnaround))
+    scan = on(copper, units=tuple(range(1, 101)))
     scan_line(scan, parse(PORT), USUAL_SETTINGS[:1])
-    assert named(scan.found) == {1: "eastron-sdm630", 60: "eastron-sdm120"}
+    assert named(scan.found) == dict.fromkeys(units, "eastron-sdm120")
     assert scan.garbled == [], "the unit that was asked meanwhile is not to blame"
 
 
@@ -382,7 +382,8 @@ def closed_port() -> int:
 
 
 def over_tcp(**how: object) -> Scan:
-    return Scan(MAPS, partial(line_at, connect=2.0), Looker(), **how)  # type: ignore[arg-type] # mixed on purpose
+    how = {"maps": MAPS} | how
+    return Scan(connect=partial(line_at, connect=2.0), watcher=Looker(), **how)  # type: ignore[arg-type] # mixed on purpose
 
 
 def test_hosts_with_several_ports_are_found_and_let_go() -> None:
@@ -408,15 +409,37 @@ def test_hosts_with_several_ports_are_found_and_let_go() -> None:
         assert all(let_go(server) for server in (one, two, three))
 
 
+CHINT = (BY_NAME["chint-dtsu666"], BY_NAME["eastron-sdm630"])
+
+
+class Anything(dict[int, Device]):
+    """The same device at every unit id."""
+
+    def get(self, key: int, default: object = None) -> Device:
+        del key, default
+        return self[1]
+
+
+def test_several_meters_of_a_kind_that_tell_no_serial_are_not_taken_for_one() -> None:
+    with a_server({1: "chint-dtsu666", 2: "chint-dtsu666", 3: "chint-dtsu666"}) as server:
+        for whole in (True, False):
+            scan = over_tcp(units=(1, 2, 3), maps=CHINT)
+            if whole:
+                scan_line(scan, parse(server.url), ())
+            else:
+                scan_hosts(scan, ["127.0.0.1"], (server.port,))
+            assert [one.sighting.unit for one in scan.found] == [1, 2, 3] and scan.notes == []
+
+
+def test_one_device_without_a_serial_at_every_unit_id_is_told_once() -> None:
+    with Server(Anything(bank({1: "chint-dtsu666"}))) as server:
+        scan = over_tcp(units=(1, 2, 3, 71, 100, 126, 200, 240), maps=CHINT)
+        scan_hosts(scan, ["127.0.0.1"], (server.port,))
+        assert [one.sighting.unit for one in scan.found] == [1] and "every unit id" in scan.notes[0]
+
+
 def test_one_device_at_every_unit_id_is_told_once() -> None:
-    meter = bank({1: "eastron-sdm630"})[1]
-
-    class Anything(dict[int, Device]):
-        def get(self, key: int, default: object = None) -> Device:
-            del key, default
-            return meter
-
-    with Server(Anything()) as server:
+    with Server(Anything(bank({1: "eastron-sdm630"}))) as server:
         scan = over_tcp(units=(1, 2, 3, 100))
         scan_hosts(scan, ["127.0.0.1"], (server.port,))
         assert [one.sighting.unit for one in scan.found] == [1]

@@ -44,6 +44,8 @@ PATIENT_NETWORK = Timing(pause=0.3, after_connect=1.5, timeout=3.0, retries=0)
 OVERHEAD = 0.03
 """Seconds of a request beside its time-outs."""
 
+SAME, SAME_WITHOUT_SERIAL = 3, 8
+"""Unit ids at which a device answers alike before it is taken for one."""
 LOST = 3
 """Settings in a row at which the port cannot be used: then the adapter is gone."""
 NOISE = 3
@@ -121,6 +123,11 @@ class Scan:
             (self.found if found.sighting.here else self.garbled).append(found)
             self.watcher.saw(found)
 
+    def drop(self, sightings: Sequence[Sighting]) -> None:
+        """What turned out to be another view of something else."""
+        with self._lock:
+            self.found = [one for one in self.found if one.sighting not in sightings]
+
     def step(self) -> None:
         with self._lock:
             self.watcher.step()
@@ -136,11 +143,17 @@ def quick_look(line: Line, timeout: float | None) -> Timing:
     return usual if timeout is None else replace(usual, timeout=timeout)
 
 
+def patient_look(usual: Timing, quick: Timing) -> Timing:
+    """How it is asked again: up to five times as patiently."""
+    timeout = min(5 * quick.timeout, max(usual.timeout, 2 * quick.timeout))
+    return replace(usual, timeout=timeout, after_connect=min(usual.after_connect, timeout / 2))
+
+
 def seconds_of_line(settings: int, units: Sequence[int], quick: Timing) -> tuple[float, float, float]:
     """Longest time until the usual units, until all units at one setting, and until everything is looked at."""
     usual = len([unit for unit in USUAL_UNITS if unit in units])
     silent = 2 * quick.timeout + OVERHEAD
-    patient = min(usual, PATIENT_UNITS) * (2 * PATIENT.timeout + OVERHEAD)
+    patient = min(usual, PATIENT_UNITS) * (2 * patient_look(PATIENT, quick).timeout + OVERHEAD)
     first = settings * usual * silent
     return first, first + (len(units) - usual) * silent + patient, settings * (len(units) * silent + patient)
 
@@ -174,7 +187,7 @@ class _LineScan:
         self.scan, self.line, self.all_settings = scan, line, all_settings
         self.looks = [_Look(setting) for setting in settings or (None,)]
         self.quick = quick_look(line, scan.timeout)
-        self.patient = replace(PATIENT, timeout=max(PATIENT.timeout, 2 * self.quick.timeout))
+        self.patient = patient_look(PATIENT, self.quick)
         self.usual = [unit for unit in USUAL_UNITS if unit in scan.units]
         self.rest = [unit for unit in scan.units if unit not in self.usual]
         self.opened, self.lost = False, 0
@@ -192,6 +205,8 @@ class _LineScan:
             self.scan.watcher.begin(what, len(units) * len(open_looks))
             for look in open_looks:
                 self._look(look, question, timing, units, again)
+                if look.doubtful and not look.here and not look.over:
+                    self._look(look, ALIVE_TOO, self.patient, list(look.doubtful), True)
                 if look.here:
                     self._complete(look)
                     if not self.all_settings:
@@ -225,6 +240,8 @@ class _LineScan:
                 self.scan.step()
                 if row >= NOISE and not look.here:
                     look.over = "everything is answered by noise here; another speed or parity is spoken"
+            if silent is not None and not again and not bus.numbered and bus.hear(2 * timing.timeout):
+                look.doubtful.setdefault(silent.unit, silent)  # of the last unit nobody would hear otherwise
         except BusUnreachable as error:
             self.lost += 1
             if not self.opened or self.lost >= LOST:
@@ -270,15 +287,11 @@ class _LineScan:
         self._tell_doubtful()
 
     def _same_everywhere(self, look: _Look) -> bool:
-        """Whether one device answers to every unit id, as many do over TCP."""
-        if self.line.way != "tcp" or len(look.here) < 3 or len(look.here) < len(look.asked):
+        if self.line.way != "tcp" or not one_device(look.here, len(look.asked)):
             return False
-        if len({(seen.serial, seen.candidates[0].map.name if seen.fits else "") for seen in look.here}) > 1:
-            return False
-        self.scan.note(f"{self.line}: one device answers to every unit id that was tried; unit 1 will do")
-        first = look.here[0]
-        with self.scan._lock:
-            self.scan.found = [one for one in self.scan.found if one.sighting is first or one.sighting not in look.here]
+        first, *others = look.here
+        self.scan.note(f"{self.line}: one device answers to every unit id that was tried; unit {first.unit} will do")
+        self.scan.drop(others)
         return True
 
     def _tell_doubtful(self) -> None:
@@ -294,6 +307,17 @@ class _LineScan:
 
     def _url(self, setting: Setting | None) -> str:
         return url_of(self.line, setting)
+
+
+def one_device(seen: Sequence[Sighting], asked: int) -> bool:
+    """Whether one device answers to all unit ids that were asked, as many do over TCP.
+
+    Without a serial number it takes more ids to tell it from several meters of a kind behind a gateway.
+    """
+    kinds = {(one.serial, tuple(fit.map.name for fit in one.candidates), str(one.sunspec or "")) for one in seen}
+    if len(seen) < asked or len(kinds) != 1:
+        return False
+    return len(seen) >= (SAME if seen[0].serial else SAME_WITHOUT_SERIAL)
 
 
 def url_of(line: Line, setting: Setting | None) -> str:
@@ -381,9 +405,12 @@ def _answering(scan: Scan, line: Line, tell_absent: bool) -> list[Found]:
     try:
         for timing, question, units in (
             (quick, ALIVE, scan.units),
-            (PATIENT_NETWORK, ALIVE_TOO, scan.units[:PATIENT_HOST_UNITS]),
+            (patient_look(PATIENT_NETWORK, quick), ALIVE_TOO, scan.units[:PATIENT_HOST_UNITS]),
         ):
             _units(scan, bus, line, units, timing, question, found)
+            if one_device([one.sighting for one in found], len(units)):
+                scan.note(f"{line}: one device answers to every unit id; unit {found[0].sighting.unit} will do")
+                return found[:1]
             if found or scan.stopping.is_set():
                 return found
         tried = ", ".join(str(unit) for unit in scan.units)
