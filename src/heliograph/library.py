@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ from heliograph.toml_lines import lines, nearest
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-LOCAL = Path("/etc/heliograph/meters")
+LOCAL = Path(os.environ.get("HELIOGRAPH_MAPS", "/etc/heliograph/meters"))
+"""The site's own maps. Like HELIOGRAPH_CONFIG, the variable is for whoever works on a laptop without /etc."""
 MOST_WORDS = 125
 """Registers in one answer, Modbus application protocol 1.1b3, section 6.3."""
 NAME = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
