@@ -12,7 +12,7 @@ import pytest
 
 from heliograph import library
 from heliograph.bus.modbus import open_bus
-from heliograph.core.errors import BusRefused, WrongDevice
+from heliograph.core.errors import BusRefused, BusTimeout, WrongDevice
 from heliograph.core.map_text import text_of
 from heliograph.core.plan import LineCost
 from heliograph.core.registers import Function, MeterMap, Timing
@@ -55,14 +55,18 @@ class Words:
 
     numbered = True
 
-    def __init__(self, held: dict[int, int]) -> None:
+    def __init__(self, held: dict[int, int], *, silent: bool = False) -> None:
         self.held = held
+        self.silent = silent
+        """Where it has no register."""
         self.counters = BusCounters()
 
     def read(self, unit: int, function: Function, address: int, count: int, timing: Timing) -> tuple[int, ...]:
         del unit, timing
         span = range(address, address + count)
         if function != "holding" or not all(place in self.held for place in span):
+            if self.silent:
+                raise BusTimeout("no answer")
             raise BusRefused("there is no such register", code=2)
         return tuple(self.held[place] for place in span)
 
@@ -184,3 +188,11 @@ def test_a_chain_that_does_not_follow_sunspec_is_refused(words: dict[int, int], 
 
 def test_a_device_may_have_nothing_behind_the_number_that_ends_it() -> None:
     assert walk(Words(held((1, 66), end=(0xFFFF,))), 1, BASES, QUICK).models == (Model(1, 66, 40002),)
+
+
+def test_a_device_may_keep_silent_where_it_has_no_register() -> None:
+    assert walk(Words(held((1, 66), base=50000), silent=True), 1, BASES, QUICK).base == 50000
+    with pytest.raises(WrongDevice, match="40000 was not answered; 50000 holds 0x0000 0x0000; 0 was not answered"):
+        walk(Words({50000: 0, 50001: 0}, silent=True), 1, BASES, QUICK)
+    with pytest.raises(BusTimeout):
+        walk(Words({}, silent=True), 1, BASES, QUICK)

@@ -18,7 +18,7 @@ _FIRST = ("model", "address", "addresses", "quantity", "type", "words")
 
 def text_of(map: MeterMap, comment: Sequence[str] = ()) -> str:
     """TOML that reads back as this map; `comment` stands on top of it."""
-    lines = ["#:schema ./map.schema.json", *(f"# {one}".rstrip() for one in comment)]
+    lines = ["#:schema ./map.schema.json", *_comment(comment)]
     width = max(len(name) for name in _SETTLED)
     lines += [f"{name:<{width}} = {_value(getattr(map, name))}" for name in _SETTLED]
     told = {f.name: getattr(map, f.name) for f in dataclasses.fields(map) if not _usual(f, getattr(map, f.name))}
@@ -34,6 +34,13 @@ def text_of(map: MeterMap, comment: Sequence[str] = ()) -> str:
     if map.vectors:
         lines += ["", "vectors = [", *_rows(_vector(one) for one in map.vectors), "]"]
     return "\n".join(lines) + "\n"
+
+
+def _comment(paragraphs: Sequence[str]) -> list[str]:
+    lines = [line for one in paragraphs for line in one.splitlines() or [""]]
+    return [
+        "# ".rstrip() if not line else f"# {''.join(c if c.isprintable() else ' ' for c in line)}" for line in lines
+    ]
 
 
 def _usual(field: dataclasses.Field[Any], value: Any) -> bool:

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from heliograph.core import sunspec
 from heliograph.core.decode import addresses, value
-from heliograph.core.errors import BusRefused, UsageError, WrongDevice
+from heliograph.core.errors import BusRefused, BusTimeout, UsageError, WrongDevice
 from heliograph.core.plan import MAY_BE_SIZE_OR_ADDRESS, Block, LineCost, plan
 from heliograph.core.plausible import Value
 from heliograph.core.quantity import find
@@ -43,12 +43,20 @@ class Found:
 
 def walk(bus: Bus, unit: int, bases: Sequence[int], timing: Timing) -> Chain:
     """The models a device announces. Raises WrongDevice where there is no marker, or no sound chain behind it."""
-    seen = []
+    seen: list[str] = []
+    silence: BusTimeout | None = None
     for base in bases:
-        words, refusal = _asked(bus, unit, base, 2, timing)
+        try:
+            words, refusal = _asked(bus, unit, base, 2, replace(timing, retries=0) if silence else timing)
+        except BusTimeout as nothing:  # some devices say so that they have no such register
+            silence = silence or nothing
+            seen.append(f"{base} was not answered")
+            continue
         if words == (MARKER >> 16, MARKER & 0xFFFF):
             return _followed(bus, unit, base, timing)
         seen.append(f"{base} {refusal}" if words is None else f"{base} holds " + " ".join(f"0x{w:04X}" for w in words))
+    if silence is not None and len(seen) == sum(one.endswith("was not answered") for one in seen):
+        raise silence
     raise WrongDevice(
         f"unit {unit} is no SunSpec device: no marker 0x5375 0x6E53 at its usual addresses ({'; '.join(seen)})",
         hint="Is SunSpec switched on in the device, and is this its unit id? (SMA: 126, Fronius: 1, SolarEdge: 1)",
