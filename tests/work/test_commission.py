@@ -56,6 +56,7 @@ token = {{ file = "{folder}/token" }}
 [uplink.drec]
 base_url = "{platform}/api"
 token = {{ file = "{folder}/token" }}
+{read_type}
 """
 POSITION = "latitude = 1.35\nlongitude = 103.82"
 
@@ -92,6 +93,8 @@ class Stage:
     meter: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     token: str = ""
+    kind: str = ""
+    """Of the device, where it is another one than the configuration says."""
 
     def __post_init__(self) -> None:
         long_ago = self.clock.now() - timedelta(days=700)
@@ -115,12 +118,14 @@ class Stage:
             "redex": REDEX,
             "drec": DREC,
             "dialect": "",
+            "read_type": "",
             "folder": self.folder,
             "platform": self.sandbox.url,
         } | self.config
         sim: dict[str, Any] = {"rated_kw": 50.0, "serial": SERIAL, "start_export_wh": 41_230_700, "unit": 1}
         sim |= {"sky": Sky(SINGAPORE, seed=5), "started": self.clock.now() - timedelta(hours=1)} | self.meter
-        device = SimulatedMeter(library.load(given["map"], local=None).map, clock=self.clock.now, **sim)
+        kind = library.load(self.kind or given["map"], local=None).map
+        device = SimulatedMeter(kind, clock=self.clock.now, **sim)
         server = self.stack.enter_context(Server({device.unit: device}))
         (self.folder / "token").write_text(self.token or self.sandbox.token)
         (self.folder / "data").mkdir(exist_ok=True)
@@ -255,11 +260,38 @@ Arrange = Callable[[Stage], object]
             {"rehearsal": "rehearsal"},
             id="name of a field",
         ),
+        pytest.param(
+            lambda stage: stage.config.update(dialect="decimals = 4"),
+            {"rehearsal": "rehearsal"},
+            id="decimals",
+        ),
     ],
 )
 def test_a_planted_fault_is_named_and_no_other(stage: Stage, arrange: Arrange, expected: dict[str, str]) -> None:
     arrange(stage)
     assert stage.named() == expected
+
+
+def test_another_kind_of_meter_is_told_by_what_it_says_of_itself(stage: Stage) -> None:
+    stage.kind = "eastron-sdm120"
+    (identity,) = [check for check in stage.commission().checks if check.step == "identity"]
+    assert (identity.result, identity.cause) == ("wrong", "wrong-device")
+    assert "is not a eastron-sdm630" in identity.says and "it is eastron-sdm120" in identity.says
+    assert str(SERIAL) in identity.says
+
+
+@pytest.mark.parametrize(
+    ("redex", "drec"),
+    [
+        ('dialect = "legacy"', ""),
+        ('value_encoding = "number"', ""),
+        ("", 'read_type = "Aggregate"'),
+    ],
+)
+def test_every_way_to_set_up_an_uplink_is_rehearsed_to_the_wh(stage: Stage, redex: str, drec: str) -> None:
+    stage.config.update(dialect=redex, read_type=drec)
+    found = [check for check in stage.commission().checks if check.step == "rehearsal"]
+    assert [check.result for check in found] == ["green", "green"], found
 
 
 class Polling(FakeClock):

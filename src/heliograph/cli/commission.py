@@ -19,10 +19,11 @@ from heliograph import __version__
 from heliograph.cli.options import a_meter, app_of, config_option, json_option, print_json
 from heliograph.core.commissioning import Check, Result, green
 from heliograph.core.delivery import Registered, Roll, Verdict
-from heliograph.core.errors import HeliographError, UsageError
+from heliograph.core.errors import ConfigError, HeliographError, UsageError
 
 if TYPE_CHECKING:
     from heliograph.app import App
+    from heliograph.core.registers import MeterMap
     from heliograph.core.site import Meter, Report
     from heliograph.ports import Uplink
     from heliograph.work.commission import Found, Means
@@ -230,14 +231,14 @@ def _configuration(app: App, meters: Sequence[Meter]) -> list[Check]:
 def _means(app: App, meters: Sequence[Meter]) -> Iterator[Means]:
     """Through the running gateway where there is one, for then line and tokens are its own; else directly."""
     from heliograph import control
-    from heliograph.work.commission import Box, Means
+    from heliograph.work.commission import Box, Means, sight
     from heliograph.work.poll import PolledBus, read_once
 
     status = control.ask(app.socket, "/api/v1/status")
     rehearse = partial(_rehearse, app)
     if status is not None:
         box = Box(True, status["clock_trusted"], status["storage"])
-        yield Means(partial(_asked, app), partial(_asked_up, app), rehearse, (), box, app.data_dir)
+        yield Means(partial(_asked, app), lambda _: "", partial(_asked_up, app), rehearse, (), box, app.data_dir)
         return
     with ExitStack() as stack:
         lines = {}
@@ -252,11 +253,25 @@ def _means(app: App, meters: Sequence[Meter]) -> Iterator[Means]:
         def look(meter: Meter, everything: bool) -> Mapping[str, Any]:
             return read_once(lines[meter.bus], meter, app.clock, everything)
 
+        def seen(meter: Meter) -> str:
+            return sight(lines[meter.bus].bus(), meter, _maps())
+
         def look_up(name: str, remote_ids: Sequence[str]) -> tuple[Roll, datetime | None]:
             return uplinks[name].look_up(remote_ids), uplinks[name].token_until()
 
         box = Box(False, app.clock.trusted())
-        yield Means(look, look_up, rehearse, tuple(uplinks.values()), box, app.data_dir)
+        yield Means(look, seen, look_up, rehearse, tuple(uplinks.values()), box, app.data_dir)
+
+
+def _maps() -> list[MeterMap]:
+    """Every map that can be read; one that cannot is told by: heliograph map check"""
+    from heliograph import library
+
+    found = []
+    for name in library.names():
+        with contextlib.suppress(ConfigError):
+            found.append(library.load(name).map)
+    return found
 
 
 def _asked(app: App, meter: Meter, everything: bool) -> Mapping[str, Any]:

@@ -21,9 +21,11 @@ from heliograph.core.commissioning import Check, ClockSeen, Look, Sun
 from heliograph.core.delivery import DayRow, Roll, Stored, Unknown
 from heliograph.core.errors import BusError, HeliographError
 from heliograph.core.figures import kwh
+from heliograph.core.registers import MeterMap
 from heliograph.core.site import Meter, Report
-from heliograph.ports import Clock, Uplink
+from heliograph.ports import Bus, Clock, Uplink
 from heliograph.work.close_days import Rules
+from heliograph.work.identify import identify
 from heliograph.work.witness import beside
 
 BETWEEN = 3.0
@@ -61,6 +63,8 @@ class Means:
 
     look: Callable[[Meter, bool], Mapping[str, Any]]
     """Everything a meter shows, or what is polled. Raises BusError."""
+    sight: Callable[[Meter], str]
+    """What a device that is not the one that was expected says of itself; '' where that cannot be asked."""
     look_up: Callable[[str, Sequence[str]], tuple[Roll, datetime | None]]
     """What a platform knows of devices, and when its token ends."""
     rehearse: Callable[[Meter, Report], str]
@@ -78,6 +82,8 @@ class Found:
     """The first look at each meter that answered."""
     suns: list[Sun] = field(default_factory=list)
     """Whether the sun shone when each meter was watched."""
+    said: str | None = None
+    """What the person says of the sun."""
 
 
 def commission(
@@ -126,6 +132,10 @@ def _meter(
         cause = "line" if isinstance(error, BusError) else "gateway"
         note(Check("line", meter.id, "wrong", f"It could not be read: {error.message}.", todo, cause))
         return
+    if look.stranger:
+        with guide.busy(f"{meter.id}: asking what it is"):
+            itself = means.sight(meter)
+        look = replace(look, stranger=". ".join(filter(None, (look.stranger, itself))))
     how = "The running gateway reads it." if means.box.running else f"It answers on {meter.bus} as unit {meter.unit}."
     note(Check("line", meter.id, "green", how))
     note(judge.identity(meter, look))
@@ -139,10 +149,9 @@ def _meter(
     note(judge.phases(meter, look))
     note(judge.electrics(meter, look))
     looks, share = [look], judge.flowing(meter, look)
-    said = None
-    if rules.position is None:
-        said = guide.ask("sun", "Is the sun on the panels now?")
-    sun = judge.sun(clock.now(), rules.zone, rules.position, share, said)
+    if rules.position is None and not found.suns:
+        found.said = guide.ask("sun", "Is the sun on the panels now?")
+    sun = judge.sun(clock.now(), rules.zone, rules.position, share, found.said)
     found.suns.append(sun)
     if sun.shines:
         looks = _watch(meter, look, means, clock, guide, watch)
@@ -168,6 +177,16 @@ def _watch(meter: Meter, first: Look, means: Means, clock: Clock, guide: Guide, 
             if clock.now() >= until or judge.settled(meter, looks):
                 return looks
             clock.sleep(BETWEEN)
+
+
+def sight(bus: Bus, meter: Meter, maps: Sequence[MeterMap]) -> str:
+    """What the device at a meter's unit says of itself."""
+    fits = [fit for fit in identify(bus, meter.unit, maps).fits if fit.evidence != "possible"]
+    if not fits:
+        return "It says nothing of itself by which a map could be told"
+    names = " or ".join(fit.map.name for fit in fits[:3])
+    serial = fits[0].serial and f", serial number {fits[0].serial}"
+    return f"By what it says of itself it is {names}{serial}"
 
 
 def as_look(read: Mapping[str, Any]) -> Look:

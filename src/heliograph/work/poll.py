@@ -586,7 +586,12 @@ def _look(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict
             stranger = error.message
     serial = one.shown if one.identified or not meter.map.identity.serial else _serial(line, one, clock)
     names = [register.quantity for register in meter.map.registers] if everything else None
-    reads = read_blocks(line, one, clock, line.plan(meter, one.learned, names))
+    try:
+        reads = read_blocks(line, one, clock, line.plan(meter, one.learned, names))
+    except BusRefused:
+        if not stranger:
+            raise
+        reads = []  # another kind of device: that is told, and says more than what it refuses
     values: dict[str, Value] = {}
     absent: dict[str, str] = {}
     for read in reads:
