@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -49,6 +57,25 @@ def test_list_shows_shipped_and_local_maps(tmp_path: Path) -> None:
         *("schneider-iem3155", "Schneider Electric", "iEM3155", "3", "energy_export", "1 Wh", "documented")
     ]
     assert by_name["mine"].endswith("documented, local")
+
+
+@pytest.mark.parametrize("columns", [80, 110, 160])
+def test_names_can_be_copied_from_a_terminal_of_any_width(columns: int) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    code = "from heliograph.cli import heliograph; heliograph(['map', '--local', '/nowhere', 'list'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env={**os.environ, "NO_COLOR": "1"}) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other end of a terminal was closed
+            while part := os.read(ours, 65536):
+                text += part
+    os.close(ours)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+    assert {line.split()[0] for line in lines if not line.startswith(" ")} == {"map", *library.names(None)}
+    assert max(len(line) for line in lines) <= columns
+    assert ("maker" in lines[0].split()) is (columns >= 100)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -49,7 +51,13 @@ def list_(context: click.Context, words: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        print_table(COLUMNS, [cells(row) for row in rows], right=("phases",))
+        kept = [n for n, column in enumerate(COLUMNS) if column not in _left_out()]
+        print_table(
+            [COLUMNS[n] for n in kept],
+            [[cells(row)[n] for n in kept] for row in rows],
+            right=("phases",),
+            whole=("map", "production", "status"),  # names are copied from here
+        )
     else:
         click.echo(f"No map has all of these words: {' '.join(words)}. All of them: heliograph map list", err=True)
         context.exit(1)
@@ -92,6 +100,16 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["step"],
         row["status"] + mine,
     )
+
+
+WIDE = 100
+"""Columns of a terminal from which on all columns of the table have room."""
+
+
+def _left_out() -> set[str]:
+    """On a narrow terminal: what the name of a map says already, and the phases."""
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE
+    return {"maker", "phases"} if narrow else set()
 
 
 MANY = 6
@@ -140,9 +158,7 @@ def _heading(m: MeterMap) -> Iterable[tuple[str, str]]:
     smaller = f", then {', '.join(str(size) for size in m.fallback_words)}" if m.fallback_words else ""
     yield "at most", f"{m.max_words} registers in a request{smaller}"
     yield "timing", f"pause {m.timing.pause:g} s, time-out {m.timing.timeout:g} s, retries {m.timing.retries}"
-    codes = "; ".join(
-        f"0x{match.address:04X} is {' or '.join(str(v) for v in match.values)}" for match in m.identity.match
-    )
+    codes = "; ".join(f"0x{match.address:04X} is {_values(match.values)}" for match in m.identity.match)
     yield "identity", f"serial in {m.identity.serial or 'no register'}" + (f"; {codes}" if codes else "")
     yield "production", f"{m.production} is suggested; the site decides" if m.production else "the site decides"
     if m.single_client:
@@ -152,6 +168,10 @@ def _heading(m: MeterMap) -> Iterable[tuple[str, str]]:
 
 
 CONTAINS = {"ac": "AC", "dc": "DC", "ac+battery": "AC with what the battery gave"}
+
+
+def _values(values: Sequence[int | str]) -> str:
+    return " or ".join(map(str, values)) if len(values) <= MANY else f"one of {len(values)} codes"
 
 
 def _where(r: Register) -> str:

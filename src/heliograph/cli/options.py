@@ -51,15 +51,19 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, default=plain, ensure_ascii=False, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
-    """An aligned table on stdout; columns named in `right` hold figures."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = (), whole: Iterable[str] = ()
+) -> None:
+    """An aligned table on stdout; columns named in `right` hold figures, those in `whole` are never folded."""
     from rich.console import Console
     from rich.table import Table
 
-    numbers = set(right)
+    numbers, unfolded = set(right), set(whole)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=column in unfolded
+        )
     for row in rows:
         table.add_row(*row)
     # In a pipe nothing is folded: whoever reads it there wants one line a row.
