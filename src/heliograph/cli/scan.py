@@ -395,8 +395,8 @@ def _nobody(place: _Place) -> str:
         return (
             f"Nobody answered on {place.line}. In this order: swap A and B at the adapter; is the meter powered, its"
             " display on, and set to Modbus RTU; does the cable end where it should, with 120 ohms at both ends and"
-            " nowhere else. Then once more, patiently: --timeout 1s. What the line does is told by: heliograph doctor"
-            f" serial://{place.line.at} --unit 1"
+            " nowhere else; is it night, when inverters sleep? Then once more, patiently: --timeout 1s. What the line"
+            f" does is told by: heliograph doctor serial://{place.line.at} --unit 1"
         )
     return (
         f"Nobody answered behind {place.line}. Are the serial settings of the converter those of the meter, A and B"

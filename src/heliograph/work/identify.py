@@ -41,6 +41,8 @@ SLOW = Timing(pause=0.3, timeout=0.6, retries=0)
 NOBODY_BEHIND = {10, 11}
 """Exceptions by which a gateway says that it reached no device."""
 ORDERS: tuple[Order, ...] = ("ABCD", "CDAB", "BADC", "DCBA")
+MORE_TRIES = 3
+"""How often a question is asked again that was answered by garbage."""
 SMALL = 16
 """A smaller number may stand at that place by chance: then other kinds are asked for too."""
 LEAST_W, MOST_W = 100, 5_000_000
@@ -270,7 +272,10 @@ class _Asker:
 
     def _ask(self, question: Question) -> Heard:
         heard = _ask(self._bus, self._unit, question, self._timing)
-        if heard.answer == "garbled" or (heard.answer == "silence" and not self._patient):
+        for _ in range(MORE_TRIES):
+            if heard.answer == "garbled":
+                heard = _ask(self._bus, self._unit, question, self._timing)
+        if heard.answer == "silence" and not self._patient:
             # Perhaps it was asked too soon. If it stays silent now, silence is its way to say no: that is believed.
             self._patient = True
             self._timing = replace(
@@ -407,9 +412,10 @@ def _by_kind(map: MeterMap, asker: _Asker) -> Fit | None:
         question = _question_of(map, register)
         words = asker.words(question)
         if words is None:
-            if map.identity.required:
+            heard = asker.heard(question)
+            if map.identity.required and (heard is None or heard.answer != "garbled"):
                 return None
-            continue
+            continue  # what noise has eaten speaks neither for the map nor against it
         order = map.order_of(register) if match.type != "text" else match.order or "ABCD"
         shown = _shown(register, order, words)
         if shown in match.values:

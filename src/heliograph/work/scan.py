@@ -19,7 +19,7 @@ from heliograph.core.errors import BusGarbled, BusUnreachable, UsageError
 from heliograph.core.line import Line, Parity
 from heliograph.core.registers import MeterMap, Timing
 from heliograph.ports import Bus
-from heliograph.work.identify import ALIVE, ALIVE_TOO, QUICK, Question, Sighting, alive, identify
+from heliograph.work.identify import ALIVE, ALIVE_TOO, MORE_TRIES, QUICK, Question, Sighting, alive, identify
 
 USUAL_UNITS = (1, 2, 3, 4, 5, 10, 71, 100, 126, 200, 240, 247)
 """Where devices leave the factory and where installers put them: meters count from 1, GoodWe and FoxESS are 247, Kostal
@@ -231,6 +231,9 @@ class _LineScan:
                     if bus.counters.echoed and not self.line.echo:
                         bus = self._expecting_an_echo(bus, look)
                         seen = alive(bus, unit, timing, question)
+                    for _ in range(MORE_TRIES if again else 0):
+                        if seen.answer == "garbled":
+                            seen = alive(bus, unit, timing, question)
                     if silent is not None and (seen.answer == "garbled" or bus.counters.drained_bytes > drained):
                         look.doubtful.setdefault(silent.unit, silent)
                     silent = seen if seen.answer == "silence" else None
