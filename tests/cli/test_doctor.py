@@ -201,7 +201,8 @@ def test_a_line_without_configuration_and_map_is_identified() -> None:
         result = CliRunner().invoke(heliograph, ["doctor", line.url, "--json"], standalone_mode=False)
     (found,) = json.loads(result.stdout)
     assert first(found)[0] == "ok"
-    assert found["devices"][0]["map"] == "eastron-sdm630"
+    assert found["devices"][0]["map"] == found["map"] == "eastron-sdm630"
+    assert "its values fit eastron-sdm630" in found["findings"][0]["sentence"]
 
 
 def test_a_port_that_is_not_there_is_named_with_those_that_are(site: Site) -> None:

@@ -234,6 +234,31 @@ def test_a_planted_fault_is_named_and_no_other(fault: str) -> None:
     assert named(fault, RUNS) == {fault: RUNS}
 
 
+PAIRS = (
+    ("echo", "wrong-unit"),
+    ("echo", "slow"),
+    ("echo", "wrong-order"),
+    ("baud", "wrong-unit"),
+    ("noise", "wrong-order"),
+    ("slow", "wrong-order"),
+)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS, ids=[f"{one}+{other}" for one, other in PAIRS])
+def test_of_two_faults_the_one_to_put_right_first_is_the_sentence(first: str, second: str) -> None:
+    print(f"HELIOGRAPH_SEED={SEED}")
+    for number in range(max(3, RUNS // 4)):
+        case = Case.healthy(random.Random(f"{SEED}/{first}+{second}/{number}"))
+        case.neighbours = ()
+        if (first, second) == ("baud", "wrong-unit"):
+            case.unit = 1  # with other settings only the likely units are asked
+        PLANTED[second](case)
+        PLANTED[first](case)
+        codes = [one.code for one in case.findings()]
+        assert codes[0] == first, codes
+        assert second in codes, codes
+
+
 def matrix(runs: int) -> str:
     """Planted against named, one row a fault. `python -m tests.work.test_diagnose` with HELIOGRAPH_DIAGNOSES=200."""
     names = list(PLANTED)

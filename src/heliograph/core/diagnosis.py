@@ -248,7 +248,9 @@ def _port(o: Observations) -> Iterator[Finding]:
         yield Finding(
             "in-use",
             f"{port.path} is in use by {names}.",
-            f"Stop it (kill {port.holders[0].pid}, or systemctl stop its service), then run this again.",
+            "Let the gateway go of it: systemctl stop heliograph, then run this again."
+            if "heliograph" in port.holders[0].name
+            else f"Stop it (kill {port.holders[0].pid}, or systemctl stop its service), then run this again.",
             {"processes": [{"pid": one.pid, "name": one.name} for one in port.holders]},
         )
 

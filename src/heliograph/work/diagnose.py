@@ -237,7 +237,7 @@ def _holders(device: Path, proc: Path) -> Iterator[Holder]:
                 words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
             except OSError:
                 words = []
-            yield Holder(int(folder.name), " ".join(word.rpartition("/")[2] for word in words[:3] if word) or "?")
+            yield Holder(int(folder.name), " ".join(word.rpartition("/")[2] for word in words[:6] if word) or "?")
 
 
 def _target(descriptor: Path) -> str:
@@ -377,12 +377,17 @@ class _Visit:
 
     def inside(self, o: Observations, bus: Bus, line: Line) -> Observations:
         """The device answers: is it the right one, does it say what it should, and does it always?"""
-        if self.does("identity"):
-            o = replace(o, marks=tuple(self.marks(bus)))
-        if self.subject.map is not None and self.does("content"):
-            o = self.content(o, bus, line)
+        if self.subject.map is not None:
+            if self.does("identity"):
+                o = replace(o, marks=tuple(self.marks(bus)))
+            if self.does("content"):
+                o = self.content(o, bus, line)
         if doubtful(o) and self.does("identity", 0.5):
             o = replace(o, devices=tuple(self.devices(bus, [self.subject.unit])))
+            if self.subject.map is None:
+                o = self.taken_for(o)
+                if self.subject.map is not None and self.does("content"):
+                    o = self.content(o, bus, line)
         if self.answered != [] and self.does("series"):
             o = replace(o, series=tuple(self.series(bus, line)))
         self.overheard(line, bus.counters.frames)
@@ -403,6 +408,14 @@ class _Visit:
                 return
             best = seen.best.map.name if seen.best is not None else None
             yield Device(unit, best, tuple(fit.map.name for fit in seen.candidates), str(seen))
+
+    def taken_for(self, o: Observations) -> Observations:
+        """Without a map, the one that the device names is used from here on."""
+        named = [map for map in self.maps() for device in o.devices if map.name == device.map]
+        if not named:
+            return o
+        self.subject = replace(self.subject, map=named[0])
+        return replace(o, map=named[0])
 
     def marks(self, bus: Bus) -> Iterator[Mark]:
         """The registers by which the map recognises its device."""
@@ -475,7 +488,7 @@ class _Visit:
                 return
             if len(tries) == 4:
                 slowest = max((one.after for one in tries if one.after is not None), default=wait)
-                wait = min(wait, max(2 * self.subject.timing.timeout, 3 * slowest))
+                wait = min(wait, max(1.25 * self.subject.timing.timeout, 3 * slowest))
 
     # -- one question ---------------------------------------------------------------------------------------------
 
