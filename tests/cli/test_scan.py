@@ -16,12 +16,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from heliograph import library, settings
-from heliograph.cli.scan import command
+from heliograph.cli.scan import _steady, command
 from heliograph.core.errors import BusUnreachable, ConfigError, UsageError
+from heliograph.core.line import parse
 from heliograph.rehearsal.frames import Device, rtu_parts
 from heliograph.rehearsal.line import Line, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.server import Server
+from heliograph.work.diagnose import Machine
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 HELIOGRAPH = [sys.executable, "-c", "from heliograph.cli import main; main()"]
@@ -164,13 +166,35 @@ def test_a_host_that_is_not_there_says_why() -> None:
     assert "refused" in done.stderr and "Modbus TCP" in done.stderr
 
 
-def test_a_port_that_another_program_has_is_told(line: Line) -> None:
-    import serial
+HOLD = "import serial, sys; held = serial.Serial(sys.argv[1], exclusive=True); print(flush=True); sys.stdin.read()"
 
-    with serial.Serial(str(line.path), exclusive=True), pytest.raises(BusUnreachable) as raised:
-        scan(str(line.path), "--units", "1", "--baud", "9600")
-    assert "systemctl stop heliograph" in raised.value.hint
+
+def test_a_port_that_another_program_has_is_told(line: Line) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(line.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "\n"
+        with pytest.raises(BusUnreachable) as raised:
+            scan(str(line.path), "--units", "1", "--baud", "9600")
+    finally:
+        other.communicate(timeout=30)
+    assert f"(process {other.pid})" in raised.value.hint and "systemctl stop heliograph" in raised.value.hint
     assert raised.value.exit_code == 69
+
+
+def test_a_port_is_named_so_that_it_stays(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    links = tmp_path / "serial" / "by-id"
+    links.mkdir(parents=True)
+    port, name = tmp_path / "ttyUSB0", links / "usb-FTDI_A10"
+    port.symlink_to(line.path)
+    name.symlink_to(port)
+    machine = Machine(dev=tmp_path)
+    assert _steady(parse(f"serial://{port}?baudrate=19200"), machine) == parse(f"serial://{name}?baudrate=19200")
+    assert f"{port} is {name}, a name that stays" in capsys.readouterr().err
+    for other in (f"serial://{name}", f"serial://{line.path}", "tcp://192.168.1.5"):
+        assert _steady(parse(other), machine) == parse(other)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_that_is_not_there_is_told() -> None:

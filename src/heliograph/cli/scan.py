@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from heliograph.core import line as lines
 from heliograph.core.durations import duration
 from heliograph.core.errors import BusUnreachable, ConfigError, UsageError
 from heliograph.work import scan as work
+from heliograph.work.diagnose import Machine, look
 from heliograph.work.identify import Fit, Sighting, SunSpec
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ def _maps() -> list[MeterMap]:
 def _line(
     scan: work.Scan, place: _Place, settings: tuple[work.Setting, ...], *, explicit: bool, all_settings: bool
 ) -> None:
-    line = place.line
-    assert line is not None
+    assert place.line is not None
+    line = _steady(place.line)
     if place.fixed and not explicit:
         first = work.Setting(line.baudrate, line.parity, line.stopbits)
         settings = (first, *(one for one in settings if (one.baudrate, one.parity) != (first.baudrate, first.parity)))
@@ -250,8 +251,22 @@ def _line(
             scan.note(f"{error.message}. {error.hint}")
             return
         busy = "program has the port" in error.hint
-        hint = f"{error.hint}. If it is the gateway: systemctl stop heliograph" if busy else error.hint
+        hint = f"{_holders(line)}; the gateway ends with: systemctl stop heliograph" if busy else error.hint
         raise BusUnreachable(error.message, hint=hint) from error
+
+
+def _steady(line: lines.Line, machine: Machine | None = None) -> lines.Line:
+    """The line under a name that stays when adapters are plugged in another order."""
+    port = look(line, machine or Machine()) if line.way == "serial" else None
+    if port is None or port.by_id is None:
+        return line
+    click.echo(f"{line} is {port.by_id}, a name that stays when adapters are plugged in another order.", err=True)
+    return replace(line, at=port.by_id)
+
+
+def _holders(line: lines.Line) -> str:
+    found = ", ".join(f"{one.name} (process {one.pid})" for one in look(line, Machine()).holders)
+    return f"Stop what has the port open: {found}" if found else "Another program has the port open; stop it"
 
 
 def _hosts(scan: work.Scan, place: _Place, ports: Sequence[int]) -> None:
@@ -478,7 +493,7 @@ def _meter(id: str, bus: str, url: str, seen: Sighting) -> str:
         return meter_text(id, bus, seen.unit, None, serial=seen.serial, choose=choose, remarks=remarks)
     if best is None:
         names = ", ".join(f'"{fit.map.name}"' for fit in seen.candidates)
-        choose = names or "no map fits; heliograph map list shows all"
+        choose = names or f'no map fits; this starts one: heliograph map new NAME --bus "{url}" --unit {seen.unit}'
         return meter_text(
             id, bus, seen.unit, None, serial=seen.serial, choose=choose, remarks=_remarks(seen, seen.candidates)
         )
