@@ -45,6 +45,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         [*ANY, "--rtu-tcp", ":0", "--serial", "--meters", "3", "--unit", "7"],
         [*ANY, "--map", "chint-dtsu666", "--set", "ct_ratio=40"],
         [*ANY, "--map", "eastron-sdm660"],
+        [*ANY, "--cts", "1,-2,3"],
         [*ANY, "--map", "eastron-sdm120", "--rated-kw", "4.6"],
     ],
 )
@@ -121,6 +122,8 @@ def test_it_answers_until_it_is_told_to_stop_and_then_says_what_it_saw(number: s
         (["--set", "frequenzy=51"], "has no frequenzy", "frequency"),
         (["--set", "frequency=fast"], "'fast' is not a number", "float32"),
         (["--map", "chint-dtsu666", "--set", "ct_ratio=0"], "ct_ratio must be above zero", "ct_ratio=1"),
+        (["--cts", "1,two,3"], "--cts 1,two,3", "a minus"),
+        (["--cts", "1,2"], "current transformers sit on [1, 2]", "each conductor once"),
         (["--zone", "Asia/Singapur"], "no time zone Asia/Singapur", "Asia/Singapore"),
         (["--at", "noon"], "noon is not a moment", "2026-03-14T11:30"),
         (["--serial", "/proc/ttyMeter"], "cannot make /proc/ttyMeter", "directory you may write to"),
