@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ import pytest
 from heliograph import app, control, library
 from heliograph.cli.commission import _configuration, _means
 from heliograph.core.commissioning import Check
+from heliograph.core.delivery import DayRow, Missing, ReadBack, Stored, Unknown, Verdict
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
@@ -22,8 +23,8 @@ from heliograph.rehearsal.sandbox_drec import Device
 from heliograph.rehearsal.sandbox_redex_rules import Inverter
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
-from heliograph.work.commission import Found, commission
-from tests.fakes import FakeClock, in_memory
+from heliograph.work.commission import Found, commission, rehearse
+from tests.fakes import FakeClock, FakeUplink, a_meter, in_memory
 
 SINGAPORE = ZoneInfo("Asia/Singapore")
 NOON = datetime(2026, 3, 14, 4, 30, tzinfo=UTC)
@@ -342,3 +343,48 @@ def test_the_running_gateway_is_asked_where_line_and_token_are_its_own(
     assert {one.step: one.cause for one in found.checks if one.result != "green"} == expected
     assert sum(stage.sandbox.requests.values()) > before
     assert found.looks["roof"].serial == str(SERIAL) and found.looks["roof"].words["energy_export"]
+
+
+class Careless(FakeUplink):
+    """Loses the last digits of what it is given, or a whole day, or the running total."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def ask(self, rows: Sequence[DayRow]) -> Mapping[int, ReadBack]:
+        found = dict(super().ask(rows))
+        for row in rows:
+            match self.fault:
+                case "rounds":
+                    found[row.id] = Stored(row.period_wh // 10 * 10, None)
+                case "total":
+                    found[row.id] = Stored(None, row.total_wh + 1)
+                case "loses":
+                    found[row.id] = Missing()
+                case "silent":
+                    found[row.id] = Unknown(Verdict("unclear", "timeout", "no answer"))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("", ""),
+        ("rounds", "kWh were delivered for"),
+        ("total", "as running total"),
+        ("loses", "is not there afterwards"),
+        ("silent", "could not be read back: no answer"),
+    ],
+)
+def test_a_rehearsal_compares_what_comes_back_to_the_wh(fault: str, told: str) -> None:
+    meter = a_meter()
+    found = rehearse(Careless(fault), meter, meter.reports[0], FakeClock(NOON), SINGAPORE)
+    assert (told in found) if told else found == ""
+
+
+@pytest.mark.parametrize("what", ["refused", "token", "busy", "dropped"])
+def test_a_rehearsal_that_is_not_taken_is_told(what: str) -> None:
+    meter, uplink = a_meter(), FakeUplink()
+    uplink.script = [what]
+    assert rehearse(uplink, meter, meter.reports[0], FakeClock(NOON), SINGAPORE)
