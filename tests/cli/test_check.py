@@ -81,10 +81,58 @@ def fill(data: Path, days: tuple[int, ...]) -> None:
     store.close()
 
 
-def test_what_the_map_says_of_the_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "CONFIG", CONFIG.replace("eastron-sdm630", "kostal-plenticore"))
-    (warning,) = check(tmp_path)
-    assert warning.startswith("roof: the device serves one TCP client, and that is this gateway")
+LAN = """
+[site]
+id = "sg-0042"
+timezone = "Asia/Singapore"
+data_dir = "{folder}/data"
+[[bus]]
+id = "one"
+url = "{url}"
+[[meter]]
+id = "roof"
+bus = "one"
+map = "{map}"
+rated_kw = 10
+[[meter]]
+id = "barn"
+bus = "one"
+unit = 7
+map = "{map}"
+rated_kw = 10
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "map", "notes", "warned"),
+    [
+        ("tcp://192.168.1.50:1502", "kostal-plenticore", 2, ()),
+        ("tcp://192.168.1.50:1502", "sma-sunny", 0, ()),
+        ("serial:///dev/ttyUSB0?baudrate=9600", "kostal-plenticore", 0, ()),
+        (
+            "tcp://192.168.1.50:502",
+            "shelly-pro-3em",
+            0,
+            ("roof: energy_export can be set", "barn: energy_export"),
+        ),
+        (
+            "tcp://192.168.1.50:502",
+            "goodwe-et",
+            0,
+            ("roof: energy_production counts", "barn: energy_production"),
+        ),
+    ],
+)
+def test_what_the_maps_know_is_told(tmp_path: Path, url: str, map: str, notes: int, warned: tuple[str, ...]) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(LAN.format(folder=tmp_path, url=url, map=map))
+    found = CliRunner().invoke(heliograph, ["--config", str(config), "check"], standalone_mode=False)
+    told = CliRunner().invoke(heliograph, ["--config", str(config), "check", "--json"], standalone_mode=False)
+    facts = json.loads(told.stdout)
+    assert (len(facts["notes"]), len(facts["warnings"])) == (notes, len(warned))
+    assert all(warning.startswith(begin) for warning, begin in zip(facts["warnings"], warned, strict=True))
+    assert all(f"  {note}" in found.stdout.splitlines() for note in facts["notes"])
+    assert all(f"  ! {warning}" in found.stdout.splitlines() for warning in facts["warnings"])
 
 
 @pytest.mark.parametrize("secret", [TOKEN, LOGIN])

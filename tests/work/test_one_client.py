@@ -125,7 +125,4 @@ def test_what_the_map_knows_and_the_site_should_is_told(tmp_path: Path) -> None:
     assert "can be set back to zero: from its app" in reset and "heliograph swap roof" in reset
     (battery,) = told(contains="ac+battery")
     assert "includes what a battery gives" in battery
-    (client,) = cautions(roof.meter)
-    assert "nothing else can read it" in client
-    assert cautions(replace(roof.meter, map=replace(roof.meter.map, close_after_poll=True))) == ()
     roof.store.close()

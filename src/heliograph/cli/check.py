@@ -11,6 +11,7 @@ from heliograph.app import App, drec_warning
 from heliograph.cli.options import app_of, config_option, json_option, print_json
 from heliograph.core.ceiling import LOOKED_AT, TOO_MANY, Plant, ceiling_wh
 from heliograph.core.errors import StoreError
+from heliograph.core.line import parse
 from heliograph.core.site import Meter, cautions
 from heliograph.work.change import waiting
 
@@ -44,9 +45,9 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
         ],
         "clock_trusted": app.clock.trusted(),
     }
-    warnings = warnings_of(app)
+    warnings, notes = warnings_of(app), _alone(app)
     if as_json:
-        print_json({**facts, "warnings": warnings})
+        print_json({**facts, "warnings": warnings, "notes": notes})
         return 0
     click.echo(
         f"{app.config.path} is fit to run: site {settings.site.id}, days end at midnight in {settings.site.timezone}"
@@ -57,6 +58,8 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
             f"  {meter.id}: unit {meter.unit} on {meter.bus}, map {meter.map.name} ({meter.map.status}),"
             f" {meter.production} is production, reports to {reports}"
         )
+    for note in notes:
+        click.echo(f"  {note}")
     for warning in warnings:
         click.echo(f"  ! {warning}")
     if not app.clock.trusted():
@@ -71,6 +74,16 @@ def warnings_of(app: App) -> list[str]:
     """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
     of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
     return of_maps + _changed(app) + _of_drec(app)
+
+
+def _alone(app: App) -> list[str]:
+    """No warning, for that is how the device is; but whoever wonders why nothing else can read it finds it here."""
+    return [
+        f"{meter.id}: the device serves one TCP client, and that is this gateway while it runs"
+        + (", but for the time between two rounds" if meter.map.close_after_poll else ": nothing else can read it")
+        for meter in app.meters
+        if meter.map.single_client and parse(app.bus_settings(meter.bus).url).way != "serial"
+    ]
 
 
 def _changed(app: App) -> list[str]:

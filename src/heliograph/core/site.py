@@ -66,10 +66,6 @@ def cautions(meter: Meter) -> tuple[str, ...]:
             f"{meter.production} counts what the panels gave as direct current, before the losses of inverter and"
             " battery: ask the platform whether it takes that, or put a meter of its own on the inverter's AC side"
         )
-    if meter.map.single_client and not meter.map.close_after_poll:
-        found.append(
-            "the device serves one TCP client, and that is this gateway while it runs: nothing else can read it"
-        )
     return tuple(found)
 
 
