@@ -280,6 +280,15 @@ def test_the_requests_of_every_round_are_answered_by_the_recording(path: Path) -
             assert not missing, (str(block), missing)
 
 
+def test_a_device_is_asked_for_the_gaps_that_other_lines_are_read_over() -> None:
+    """On a serial line gaps are left out; a gateway on the network reads over them and has to find them."""
+    made, map = planted("eastron-sdm630")
+    held = image(made)
+    for url in ("serial:///dev/ttyUSB0?baudrate=9600", "tcp://127.0.0.1:502"):
+        for block in plan(map, None, line_cost(line_of(url), map.timing)):
+            assert {(block.function, block.address + n) for n in range(block.count)} <= held.keys(), str(block)
+
+
 # --- that it can fail ------------------------------------------------------------------------------------------------
 
 

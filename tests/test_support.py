@@ -305,6 +305,26 @@ def test_a_line_of_the_configuration_is_shown_as_far_as_it_is_harmless(line: str
     assert support.redacted(line) == shown
 
 
+def test_what_is_looked_for_is_a_secret_and_no_word_of_ours() -> None:
+    text = """
+        tokn = "Hunter2Hunter2"
+        mapp = "eastron-sdm630"
+        prod = "energy_export"
+        timezon = 'Asia/Singapore'
+        login = { api_key = { env = "NOT_THERE_1" }, client_id = "PastedHere9" }
+        url = "tcp://joe:doe%2Fdoe@10.0.0.1"
+    """
+    environ = {
+        "SOME_TOKEN": "Abc123Abc123",
+        "KEY_STYLE": "production",
+        "AUTH_SOCK": "/run/auth1234",
+        "HOME": "Home12345",
+    }
+    assert support.found_secrets(text, environ) == {
+        "Hunter2Hunter2", "NOT_THERE_1", "PastedHere9", "doe%2Fdoe", "doe/doe", "Abc123Abc123"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -29,8 +29,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from zoneinfo import available_timezones
 
 from heliograph import __version__, app, clock, control, library
+from heliograph.core import quantity
 from heliograph.core.errors import HeliographError
 from heliograph.core.recording import pattern
 from heliograph.store.connection import FILE
@@ -275,14 +277,20 @@ def found_secrets(text: str, environ: Mapping[str, str]) -> frozenset[str]:
         match = _KEY.fullmatch(line)
         if line.lstrip().startswith("#") or match is None or match["key"].strip(" =\t\"'") in SAFE_KEYS:
             continue
-        found |= {one[0] or one[1] for one in _STRING.findall(_PLACE.sub("", line))}
+        literals = {one[0] or one[1] for one in _STRING.findall(_PLACE.sub("", line))}
+        found |= {one for one in literals if not _harmless(one)}
     for one in (text, *environ.values()):
         for user in _USER.findall(one):
             found |= {part for told in user[:-1].split(":") for part in (told, unquote(told))}
     for name, told in environ.items():
-        if _SECRET_NAMES.search(name) and not told.startswith("/"):
+        if _SECRET_NAMES.search(name) and len(told) >= 8 and not told.startswith("/") and not told.islower():
             found.add(told)
     return frozenset(secret for one in found if len(secret := one.strip()) >= 6)
+
+
+def _harmless(told: str) -> bool:
+    """A word of ours behind a misspelt key, which must not go from all texts."""
+    return told in library.names(None) or quantity.find(told) is not None or told in available_timezones()
 
 
 def _content(path: Path) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -168,6 +169,36 @@ def test_a_gateway_says_why_the_meter_did_not_answer_and_writes_nothing(tmp_path
             error = told(run("--config", str(config), "record", "roof", "--to", str(tmp_path / "out")))
     assert error.exit_code == 69 and "no answer from unit 1" in error.message
     assert not (tmp_path / "out").exists()
+
+
+def test_on_a_terminal_the_display_is_asked_for_and_progress_is_drawn(server: Server, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = ["record", "--bus", server.url, "--map", "eastron-sdm630", "--to", str(tmp_path)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [*HELIOGRAPH, *words],
+        stdin=theirs,
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while b"energy_export" not in said:
+            said += os.read(ours, 1024)
+        os.write(ours, b"a lot\n")
+        while b"nothing that a display shows" not in said:
+            said += os.read(ours, 1024)
+        os.write(ours, b"41853,1\n")  # as a German display has it
+        with suppress(OSError):  # Linux: the last one on the other side has closed it
+            while more := os.read(ours, 1024):
+                said += more
+        out = process.stdout.read().decode() if process.stdout is not None else ""
+    os.close(ours)
+    assert process.returncode == 0, (said, out)
+    assert b"registers" in said and b"100%" in said
+    assert made(tmp_path).display == {"energy_export": "41853.1 kWh"} and "DIFFERS" not in out
 
 
 def test_a_sunspec_device_is_recorded_model_by_model_and_its_site_file_can_be_made_from_the_replay(

@@ -260,6 +260,17 @@ def _pairs(raw: bytes) -> list[bytes]:
     return [raw[n : n + 2] for n in range(0, len(raw), 2)]
 
 
+def test_a_serial_number_in_a_text_whose_bytes_are_swapped_is_masked_as_well() -> None:
+    map = library.load("eastron-sdm630", None).map
+    swapped = tuple(int.from_bytes(pair[::-1], "big") for pair in _pairs(b"no 23459871 "))
+    own = Piece("holding", 0xFC00, (SERIAL >> 16, SERIAL & 0xFFFF))
+    made = Recording(
+        map=map.name, digest="d", origin="captured", unit=1, pieces=(own, Piece("input", 0x0300, swapped))
+    )  # fmt: skip
+    hidden = masked(map, made).pieces[1]
+    assert b"".join(word.to_bytes(2, "little") for word in hidden.words) == b"no 12345678 "
+
+
 def test_a_serial_number_that_is_not_there_is_not_made_up() -> None:
     map = library.load("eastron-sdm630", None).map
     made = Recording(map=map.name, digest="d", origin="captured", unit=1, pieces=(Piece("holding", 0xFC00, (0, 0)),))
