@@ -23,7 +23,7 @@ VERBS: dict[str, str] = {
     "status": "Show the site at a glance; exit 1 when something needs attention.",
     "days": "List closed, held and missing days.",
     "explain": "Show where a day's figure comes from.",
-    "swap": "Record that another counter took over: a new meter, a reset, a rollover.",
+    "swap": "Record that another counter took over (a new meter, a reset), or confirm an edited map.",
     "release": "Give held days a figure by a split that you decide.",
     "export": "Write the evidence of some days as a pack that anybody can check.",
     "verify": "Check an evidence pack.",

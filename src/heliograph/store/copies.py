@@ -32,7 +32,7 @@ BYTES_A_DAY = 5_000_000
 WRITTEN = 1.6
 KEPT = 2
 # Events beyond the newest that a ledger copy keeps, for they explain figures.
-EVIDENCE = ("recovered", "restored", "released", "swap", "reset", "rollover", "correction")
+EVIDENCE = ("recovered", "restored", "released", "swap", "reset", "rollover", "change", "correction")
 EVENTS = 2000
 NO_STORE = "there is no store in it"
 

@@ -53,7 +53,7 @@ class MeterHealth:
     error: str
     """Latest failure of the meter while it lasts; known only to the running daemon."""
     seam: str
-    """The newest swap, reset, rollover or correction."""
+    """The newest swap, reset, rollover, change or correction."""
     proposal: str
     """While the counter is in doubt: the command that records a seam, with what was read last on both sides."""
     changed: str = ""
