@@ -158,12 +158,20 @@ def test_hosts_are_scanned_over_several_ports() -> None:
         assert [found["map"] for found in json.loads(done.stdout)["found"]] == ["eastron-sdm630"]
 
 
+def test_one_place_that_cannot_be_looked_at_keeps_back_no_other() -> None:
+    with Server({1: meter("eastron-sdm630", 1)}) as server:
+        done = scan("/dev/ttyNowhere", server.url, "--units", "1", "--json")
+    told = json.loads(done.stdout)
+    assert done.return_value == 1 and [one["map"] for one in told["found"]] == ["eastron-sdm630"]
+    assert "ttyNowhere" in told["notes"][0] and "swap A and B" not in done.stderr
+
+
 def test_a_host_that_is_not_there_says_why() -> None:
     with Server({}) as gone:
         port = gone.port
     done = scan(f"127.0.0.1:{port}")
     assert done.return_value == 1
-    assert "refused" in done.stderr and "Modbus TCP" in done.stderr
+    assert "refused" in done.stderr and f"No meter answered at 127.0.0.1:{port}" in done.stderr
 
 
 HOLD = "import serial, sys; held = serial.Serial(sys.argv[1], exclusive=True); print(flush=True); sys.stdin.read()"

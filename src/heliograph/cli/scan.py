@@ -91,12 +91,17 @@ def command(
                 connect = partial(line_at, connect=work.KNOCK) if place.hosts else line_at
                 scan = work.Scan(maps, connect, watcher, timeout=patience)
                 found.append(_Result(place, scan))
-                if place.line is not None:
-                    scan.units = asked or work.ALL_UNITS
-                    _line(scan, place, settings, explicit=bool(baud or parity), all_settings=all_settings)
-                else:
-                    scan.units = asked or UNITS_OF_HOSTS
-                    _hosts(scan, place, doors)
+                try:
+                    if place.line is not None:
+                        scan.units = asked or work.ALL_UNITS
+                        _line(scan, place, settings, explicit=bool(baud or parity), all_settings=all_settings)
+                    else:
+                        scan.units = asked or UNITS_OF_HOSTS
+                        _hosts(scan, place, doors)
+                except BusUnreachable as error:
+                    if len(places) == 1:
+                        raise
+                    scan.note(f"{error.message}. {error.hint}")
         except KeyboardInterrupt:
             interrupted = True
     return _told(found, as_json, interrupted)
@@ -388,16 +393,17 @@ def _told(results: Sequence[_Result], as_json: bool, interrupted: bool) -> int:
             " unit id? Disconnect one of them and scan again. If there is only one: noise, or another speed or parity.",
             err=True,
         )
-    if not found:
-        for result in results:
-            if not result.scan.garbled:
-                click.echo(_nobody(result.place), err=True)
-    elif not as_json:
+    empty = [result for result in results if not result.scan.found]
+    for result in empty:
+        asked = result.scan.requests or result.place.hosts  # a port that could not be opened has been told already
+        if asked and not result.scan.garbled and not interrupted:
+            click.echo(_nobody(result.place), err=True)
+    if found and not as_json:
         units = f"{len(found)} device{'s' if len(found) > 1 else ''} found"
         unsure = sum(one.sighting.ambiguous for one in found)
         choose = f", {unsure} to be chosen a map for by the label" if unsure else ""
         click.echo(f"{units}{choose}. Fill in what an arrow points at, then: heliograph check", err=True)
-    return 1 if interrupted or garbled or not found else 0
+    return 1 if interrupted or garbled or empty else 0
 
 
 def _nobody(place: _Place) -> str:
