@@ -125,7 +125,10 @@ def test_every_request_holds_the_scale_factors_of_its_numbers(
     map = found_map(tmp_path, device(name, layout, start_import_wh=5_000)).map
     blocks = plan(map, [one.quantity for one in map.registers], LineCost(0.001, 0.004, 0.01, 0.0), max_words=size)
     assert len(blocks) >= 2
+    headers = {match.address for match in map.identity.match if match.type == "u16"}
+    assert len(headers) >= 4
     for block in blocks:
+        assert not headers & set(range(block.address, block.address + block.count)), "it goes beyond its model"
         for register in block.registers:
             place = register.scale_register
             assert place is None or block.address <= place < block.address + block.count, register.quantity
@@ -259,6 +262,14 @@ def test_several_inverters_behind_one_address_are_refused_and_can_be_taken_one_b
     with pytest.raises(UsageError, match="no model that a map is for begins at 40071") as error:
         look_at(chain(COMMON, INVERTER), at=40071)
     assert "model 103 at 40070" in error.value.hint
+
+
+def test_of_integers_and_floats_in_one_device_the_finer_counter_is_taken() -> None:
+    floats = image(113, {"WH": 41_230_700.0, "W": 1234.0, "Hz": 50.0})
+    for models in ([INVERTER, floats], [floats, INVERTER]):
+        found = look_at(chain(COMMON, *models))
+        assert (found.main.number, found.template.name) == (103, "sunspec-inverter")
+        assert any("model 113" in note for note in found.notes)
 
 
 def test_a_device_without_a_model_that_we_read_is_refused() -> None:

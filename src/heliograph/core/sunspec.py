@@ -157,6 +157,8 @@ def placed(template: MeterMap, base: int, device: Device, main: Model) -> MeterM
         sunspec=None,
         registers=tuple(registers),
         vectors=(),
+        # No request goes beyond its model: what belongs together is in one, and not every device reads on behind it.
+        no_gap=tuple((one.address, one.address + 1) for one in used),
         phases=template.phases or PHASES.get(main.number),
         identity=Identity(serial=template.identity.serial, match=tuple(match), required=True, hint=MOVED),
     )
