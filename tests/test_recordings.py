@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -287,6 +287,16 @@ def test_a_device_is_asked_for_the_gaps_that_other_lines_are_read_over() -> None
     for url in ("serial:///dev/ttyUSB0?baudrate=9600", "tcp://127.0.0.1:502"):
         for block in plan(map, None, line_cost(line_of(url), map.timing)):
             assert {(block.function, block.address + n) for n in range(block.count)} <= held.keys(), str(block)
+
+
+def unproven(statuses: Mapping[str, str], recorded: Collection[str]) -> list[str]:
+    return sorted(name for name, status in statuses.items() if status == "confirmed" and name not in recorded)
+
+
+def test_a_map_is_called_confirmed_only_where_a_real_device_was_recorded() -> None:
+    statuses = {name: library.load(name, None).map.status for name in library.names(None)}
+    assert unproven(statuses, captured()) == []
+    assert unproven({"a": "confirmed", "b": "confirmed", "c": "documented"}, {"b": ["B 1"]}) == ["a"]
 
 
 # --- that it can fail ------------------------------------------------------------------------------------------------
