@@ -495,6 +495,25 @@ def test_a_ratio_that_the_device_tells_is_not_taken_for_energy_when_somebody_set
     site.store.close()
 
 
+def test_words_in_a_wrong_order_are_stored_no_oftener_than_others(tmp_path: Path) -> None:
+    """They make another doubt at each poll, and a change may wait for weeks."""
+    meter = a_meter()
+    site = Site(tmp_path, [meter])
+    site.devices[1] = SimulatedMeter(
+        meter.map, clock=site.clock.now, unit=1, start_export_wh=EXPORTED, sky=Sky(zone=SINGAPORE, seed=1), seed=1
+    )
+    introduce(meter, site.store, library.from_texts)
+    site.run(minutes=10)
+    site.store.close()
+    site.meters = [edited(meter, order="CDAB")]
+    site.restart()
+    before = len(site.stored())
+    site.run(minutes=30)
+    doubts = {reading.doubt for reading in site.store.readings.back("roof") if reading.doubt}
+    assert len(doubts) > 5 and 25 <= len(site.stored()) - before <= 35
+    site.store.close()
+
+
 LIVES = int(os.environ.get("HELIOGRAPH_EDITED_LIVES", "8"))
 ASIS = "as it was"
 

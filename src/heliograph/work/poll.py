@@ -395,7 +395,9 @@ def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo, *, sparse: boo
         crossed = daily.day_of(newest.moment.at, zone) != daily.day_of(reading.moment.at, zone)
         # Half a period early is in time: the next round would be half a period late.
         due = reading.moment.at - last.moment.at >= every - one.meter.every / 2
-        changed = reading.doubt != last.doubt or reading.moment.trusted != last.moment.trusted
+        # Words that are put together in a wrong way make another doubt each time.
+        same = bool(one.changed) and one.changed in last.doubt and one.changed in reading.doubt
+        changed = (reading.doubt != last.doubt and not same) or reading.moment.trusted != last.moment.trusted
         if not (crossed or due or changed):
             one.unstored = reading
             return []
