@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,11 +20,14 @@ from heliograph.core.plan import LineCost
 from heliograph.core.registers import Function, MeterMap, Timing
 from heliograph.core.sunspec import Chain, Model
 from heliograph.ports import Bus, BusCounters, Frame
+from heliograph.rehearsal.faults import Faults
+from heliograph.rehearsal.line import Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
 from heliograph.rehearsal.sunspec import Layout
 from heliograph.work.discover import Found, discover, walk
+from tests.bus.paced import Copper
 from tests.fakes import SINGAPORE, a_meter
 from tests.work.test_poll import NOON, Site
 
@@ -101,8 +106,15 @@ def look(url: str, *, name: str = "roof-inverter", at: int | None = None, unit: 
         bus.close()
 
 
-def look_at(bus: Bus, *, name: str = "roof-inverter", at: int | None = None, unit: int = 1) -> Found:
-    return discover(bus, unit, TEMPLATES, name=name, today=TODAY, cost=COST, now=lambda: 0.0, at=at)
+def look_at(
+    bus: Bus,
+    *,
+    name: str = "roof-inverter",
+    at: int | None = None,
+    unit: int = 1,
+    now: Callable[[], float] = lambda: 0.0,
+) -> Found:
+    return discover(bus, unit, TEMPLATES, name=name, today=TODAY, cost=COST, now=now, at=at)
 
 
 def written(found: Found, folder: Path) -> library.LoadedMap:
@@ -134,6 +146,20 @@ def test_an_inverter_is_found_written_down_and_polled(tmp_path: Path) -> None:
     assert newest.values["frequency"] == pytest.approx(50, abs=0.05)
     assert site.store.readings.serial("roof") == site.devices[1].serial
     site.store.close()
+
+
+def test_on_a_noisy_serial_line_the_same_is_found_and_nothing_is_written_to_it() -> None:
+    seed = int(os.environ.get("HELIOGRAPH_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"HELIOGRAPH_SEED={seed}")
+    copper = Copper(Wire({1: device()}, faults=Faults(crc=0.03), seed=seed))
+    begun = copper.now
+    found = look_at(copper.open(), now=lambda: copper.now)
+    with over_tcp(device()) as server:
+        assert found.map == look(server.url).map
+    assert {request[1] for request in copper.written} == {3}
+    assert (
+        copper.now - begun < 120
+    )  # 5 s without noise; each bad frame costs a time-out of 2 s and the silence after it
 
 
 def polled(folder: Path, loaded: library.LoadedMap, truth: SimulatedMeter) -> Site:

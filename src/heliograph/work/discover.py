@@ -22,6 +22,8 @@ from heliograph.core.sunspec import END, HEADER, INVERTERS, MARKER, Chain, Devic
 from heliograph.ports import Bus
 from heliograph.work.read_block import BlockRead, read_block
 
+RETRIES = 3
+"""A device is looked at once, with some sixty requests: on a noisy line one of them is lost twice now and then."""
 LARGEST_KW = 5000.0
 """What a counter may move between the reads of a discovery: the site's own figure is not known yet."""
 
@@ -53,7 +55,7 @@ def walk(bus: Bus, unit: int, bases: Sequence[int], timing: Timing) -> Chain:
             seen.append(f"{base} was not answered")
             continue
         if words == (MARKER >> 16, MARKER & 0xFFFF):
-            return _followed(bus, unit, base, timing)
+            return _followed(bus, unit, base, replace(timing, retries=max(timing.retries, RETRIES)))
         seen.append(f"{base} {refusal}" if words is None else f"{base} holds " + " ".join(f"0x{w:04X}" for w in words))
     if silence is not None and len(seen) == sum(one.endswith("was not answered") for one in seen):
         raise silence
@@ -239,7 +241,8 @@ def _reach(register: Register) -> int:
 
 
 def _once(bus: Bus, unit: int, block: Block, map: MeterMap, now: Callable[[], float]) -> BlockRead:
-    return read_block(bus, unit, block, map, map.timing, {}, now=now, rated_kw=LARGEST_KW)
+    patient = replace(map.timing, retries=max(map.timing.retries, RETRIES))
+    return read_block(bus, unit, block, map, patient, {}, now=now, rated_kw=LARGEST_KW)
 
 
 def _awake(unit: int, template: MeterMap, main: Model, map: MeterMap, absent: Mapping[str, str]) -> None:
