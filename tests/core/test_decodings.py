@@ -296,3 +296,18 @@ def test_text_is_seen_where_it_is_printable_and_long_enough() -> None:
     assert text_at(words, 0) == "SDM630"
     assert text_at(words, 1) == ""
     assert text_at({0: 0x4142, 1: 0x0102}, 0) == ""
+
+
+def test_a_range_that_ends_before_the_total_does_not_take_neighbours_for_phases() -> None:
+    words = {place: word for place, word in bank(SDM630).items() if place <= 0x19}
+    found = phase_set(words)
+    assert {name: one.address for name, one in found.members.items() if name.startswith("active_power")} == {
+        "active_power_l1": 0x0C,
+        "active_power_l2": 0x0E,
+        "active_power_l3": 0x10,
+    }
+
+
+def test_a_grid_is_found_among_a_thousand_other_registers() -> None:
+    words = dict.fromkeys(range(1000), 0) | {place + 700: word for place, word in bank(SDM630).items() if place < 0x60}
+    assert phase_set(words).members["active_power"].address == 700 + 0x34

@@ -168,7 +168,8 @@ def _probe(
             found_out = decodings.diagnose(target.map, _words(space), target.factors)
     if span is not None:
         first, last = span
-        _read(target, [(where, first, min(0xFFFF, max(last, first + WIDEST - 1)))], space)
+        # The last number of a range may go on behind it.
+        _read(target, [(where, first, min(0xFFFF, max(last + 1, first + WIDEST - 1)))], space)
     heard = space.setdefault(where, Heard())
     known: Mapping[str, float | int] = {}
     found = PhaseSet()
@@ -312,8 +313,8 @@ def _found(found: PhaseSet) -> Iterator[str]:
         yield f"  0x{one.address:04X}  {name:<16} {_number(one.value):>12} {_unit(name):<3} as {one}"
     if "current_l1" in found.members and not found.members["current_l1"].type.startswith("float"):
         yield (
-            "  Whole numbers: current and power could both be ten times larger or smaller and would still fit. "
-            "Compare one of them with the display."
+            "  Whole numbers: current and power could both be ten times larger or smaller and would still fit, and "
+            "among many registers some fit by chance. Compare one of them with the display."
         )
 
 

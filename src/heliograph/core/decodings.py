@@ -42,6 +42,7 @@ ENOUGH = 5.5
 """The score of a set with which nothing rarer is looked for."""
 TELLING = 3.5
 """The same for floats: hardly any words make a voltage by chance, so whole numbers need not be looked at."""
+WINDOW = 128
 CREDIBLE = 3.0
 """The score of a set that is worth telling."""
 
@@ -616,25 +617,45 @@ class _Finder:
 
 
 def phase_set(words: Words) -> PhaseSet:
-    """The set of registers that most resembles the phases of one grid; empty where nothing does."""
-    finder = _Finder(words)
-    best = PhaseSet()
-    # Swapped bytes are rare, and looked for only where nothing usual fits.
+    """The set of registers that most resembles the phases of one grid; empty where nothing does.
+
+    What belongs together stands within WINDOW addresses on every device we know of.
+    """
+    finders = [_Finder(window) for window in _windows(words)]
     pairs: tuple[tuple[Order, ...], ...] = (("ABCD", "CDAB"), ("BADC", "DCBA"))
+    best = PhaseSet()
+    # The rarer the numbers that fit by chance, the earlier; swapped bytes are rare, and looked for last.
     for orders, floating in product(pairs, (True, False)):
         if best.score >= (ENOUGH if floating else TELLING):
             break
-        voltages = [
-            three
-            for three in finder.triples((None, *range(2, 13)), orders, floating)
-            if all(PHASE_VOLTAGE[0] <= one.number <= PHASE_VOLTAGE[1] for one in three)
-            and max(one.number for one in three) <= 1.08 * min(one.number for one in three)
-        ]
-        for three in _unlike(sorted(voltages, key=_voltage_rank))[:MOST_SETS]:
-            best = max(best, _around(finder, three), key=lambda one: one.score)
-        if best.score < ENOUGH:
-            best = max(best, _single(finder, orders, floating), key=lambda one: one.score)
+        if orders != pairs[0] and not floating and len(finders) > 1:
+            break  # among so many whole numbers some would fit for certain
+        for finder in finders:
+            best = max(best, _found_by(finder, orders, floating), key=lambda one: one.score)
     return best if best.score >= CREDIBLE else PhaseSet()
+
+
+def _windows(words: Words) -> Iterator[Words]:
+    places, start = sorted(words), 0
+    while start < len(places):
+        window = [place for place in places[start:] if place < places[start] + WINDOW]
+        yield {place: words[place] for place in window}
+        if window[-1] == places[-1]:
+            return
+        start = next(n for n, place in enumerate(places) if place >= places[start] + WINDOW // 2)
+
+
+def _found_by(finder: _Finder, orders: tuple[Order, ...], floating: bool) -> PhaseSet:
+    voltages = [
+        three
+        for three in finder.triples((None, *range(2, 13)), orders, floating)
+        if all(PHASE_VOLTAGE[0] <= one.number <= PHASE_VOLTAGE[1] for one in three)
+        and max(one.number for one in three) <= 1.08 * min(one.number for one in three)
+    ]
+    best = PhaseSet()
+    for three in _unlike(sorted(voltages, key=_voltage_rank))[:MOST_SETS]:
+        best = max(best, _around(finder, three), key=lambda one: one.score)
+    return best if best.score >= ENOUGH else max(best, _single(finder, orders, floating), key=lambda one: one.score)
 
 
 def _voltage_rank(three: Triple) -> tuple[float, int, int]:
@@ -700,7 +721,7 @@ def _around(finder: _Finder, volts: Triple) -> PhaseSet:
                 if base.score + more - off + 2 <= best.score:
                     continue
                 total = _total(finder, watts, orders, used | _places(watts))
-                exact = 0.0 if total is None else 0.5 + 1.5 * _exact(total, watts)
+                exact = 0.0 if total is None else 2.0
                 if base.score + more - off + exact > best.score:
                     found = dict(members)
                     found |= {f"current_{phase}": one for phase, one in zip(PHASES, amperes, strict=True)}
@@ -751,7 +772,8 @@ def _mismatch(sizes: Collection[float], watts: Triple) -> float | None:
             return None
     if min(ratios) < 0.5 or max(ratios) > 1.05 or max(ratios) > 1.2 * min(ratios):
         return None
-    return abs(1 - sum(ratios) / len(ratios))
+    against = len({power.number < 0 for power in watts if abs(power.number) >= 50}) > 1
+    return abs(1 - sum(ratios) / len(ratios)) + 2 * (max(ratios) - min(ratios)) + 0.5 * against
 
 
 def _places(some: Iterable[Decoding]) -> frozenset[int]:
@@ -778,9 +800,9 @@ def _total(finder: _Finder, watts: Triple, orders: Collection[Order], used: Coll
     for type, order in product(dict.fromkeys((first.type, *wider)), orders):
         for address in finder.words:
             one = finder.at(address, type, order, first.scale)
-            if one is not None and abs(one.number - total) <= 0.03 * abs(total) and not _places((one,)) & set(used):
+            if one is not None and _exact(one, watts) and not _places((one,)) & set(used):
                 found.append(one)
-    return min(found, key=lambda one: (not _exact(one, watts), one.odd, abs(one.address - first.address)), default=None)
+    return min(found, key=lambda one: (one.odd, abs(one.address - first.address)), default=None)
 
 
 def _exact(total: Decoding, watts: Triple) -> bool:
