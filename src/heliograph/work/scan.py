@@ -204,7 +204,7 @@ class _LineScan:
                 continue
             self.scan.watcher.begin(what, len(units) * len(open_looks))
             for look in open_looks:
-                self._look(look, question, timing, units, again)
+                self._look(look, question, timing, [unit for unit in units if unit not in look.doubtful], again)
                 if look.doubtful and not look.here and not look.over:
                     self._look(look, ALIVE_TOO, self.patient, list(look.doubtful), True)
                 if look.here:
@@ -232,8 +232,8 @@ class _LineScan:
                         bus = self._expecting_an_echo(bus, look)
                         seen = alive(bus, unit, timing, question)
                     for _ in range(MORE_TRIES if again else 0):
-                        if seen.answer == "garbled":
-                            seen = alive(bus, unit, timing, question)
+                        if seen.answer == "garbled":  # it does answer, so no patience is needed
+                            seen = alive(bus, unit, self.quick, question)
                     if silent is not None and (seen.answer == "garbled" or bus.counters.drained_bytes > drained):
                         look.doubtful.setdefault(silent.unit, silent)
                     silent = seen if seen.answer == "silence" else None
