@@ -102,6 +102,7 @@ def test_the_bundle_of_a_running_gateway_has_everything_and_masks_the_meters_ser
     assert list(masked.parts) == PARTS and masked.missing == {} and masked.site == "sg-0042"
     status = json.loads(masked.parts["status.json"])
     assert status["running"] and status["buses"]["lan"]["answers"] > 2 and status["meters"][0]["state"] == "ok"
+    assert json.loads(masked.parts["system.json"])["gateway"]["socket"]
     frames = masked.parts["frames.txt"]
     assert re.search(r"^lan: \d+ requests, \d+ answers", frames, re.M)
     assert re.search(r"^ +-\d+\.\d{3} > (00 0\w|\w\w \w\w) ", frames, re.M)
@@ -126,10 +127,24 @@ def test_the_bundle_of_a_stopped_gateway_says_what_was_stored_last(tmp_path: Pat
     assert not json.loads(found.parts["status.json"])["running"]
     assert json.loads(found.parts["events.json"])[0]["text"] == "the serial number changed from 12345678 to 12345678"
     assert "not running" in found.parts["frames.txt"]
+    assert json.loads(found.parts["system.json"])["gateway"] == {"socket": False, "holds_the_store": None}
     assert json.loads(found.parts["backlog.json"])["rows"] == 0
     assert json.loads(found.parts["system.json"])["files"][FILE] > 0
     (map,) = json.loads(found.parts["maps.json"])
     assert map["name"] == "eastron-sdm630" and len(map["digest"]) == 64 and map["from"] == "shipped"
+
+
+def test_who_holds_the_store_is_told_although_it_may_not_answer(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert support.holder(lock, "") is None
+    lock.touch()
+    found = lock.stat()
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    line = "1: {}  ADVISORY  WRITE 4711 {}:{} 0 EOF\n"
+    assert support.holder(lock, line.format("FLOCK", device, found.st_ino)) == 4711
+    assert support.holder(lock, line.format("POSIX", device, found.st_ino)) is None
+    assert support.holder(lock, line.format("FLOCK", device, found.st_ino + 1)) is None
+    assert support.holder(lock, line.format("FLOCK", "ff:ff", found.st_ino)) is None
 
 
 def test_texts_of_local_maps_and_their_faults_are_in_it(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def _frames(site: _Site, serials: set[str] | None) -> str:
     """`serials` that are known already, to be masked; None: none is."""
     told = site.ask("/api/v1/frames")
     if told is None:
-        return "The gateway is not running: nothing is known of what was last said on its lines.\n"
+        return "The gateway did not answer: it is not running, or hangs. What was said on its lines is not known.\n"
     hidden = set() if serials is None else serials | set(told["serials"])
     if serials is not None:
         serials |= hidden
@@ -437,9 +437,23 @@ def _system(site: _Site) -> Any:
             )
             for path in Path("/").glob(where.lstrip("/"))
         ),
-        "socket": (folder / "heliograph.sock").exists(),
+        "gateway": {
+            "socket": (folder / "heliograph.sock").exists(),
+            "holds_the_store": holder(folder / "lock", _content(Path("/proc/locks"))),
+        },
         "networks": sorted(name for _, name in socket.if_nameindex()),
     }
+
+
+def holder(lock: Path, locks: str) -> int | None:
+    """The process that has the store, by /proc/locks alone: one that hangs holds it and answers nobody."""
+    try:
+        found = lock.stat()
+    except OSError:
+        return None
+    where = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    match = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) +{where} ", locks)
+    return int(match[1]) if match else None
 
 
 def _disk(folder: Path) -> Any:
