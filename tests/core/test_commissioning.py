@@ -114,6 +114,13 @@ def test_a_counter_that_stands_still_is_wrong_only_where_it_should_have_moved(
     assert told(judge.direction(meter, [look, later(look, seconds)], DAY)) == expected
 
 
+def test_a_device_that_tells_no_power_is_judged_by_its_counter() -> None:
+    look = Look(NOON, {"energy_export": 5_000_000})
+    assert told(judge.direction(METER, [look, later(look, energy_export=120)], DAY)) == ("green", "")
+    assert told(judge.direction(METER, [look, later(look)], DAY)) == ("unknown", "too-short")
+    assert told(judge.plausible(METER, [look, later(look, energy_export=120)], DAY, None))[0] == "unknown"
+
+
 def a_coarse_meter() -> Meter:
     """Solis counts whole kWh."""
     loaded = library.load("solis-string", local=None)

@@ -47,7 +47,7 @@ id = "roof"
 bus = "rs485"
 map = "{map}"
 rated_kw = {kw}
-production = "energy_export"
+production = "{production}"
 serial = "{serial}"
 report_as = {{ redex = "{redex}", drec = "{drec}" }}
 [uplink.redex]
@@ -119,6 +119,7 @@ class Stage:
             "redex": REDEX,
             "drec": DREC,
             "dialect": "",
+            "production": "energy_export",
             "read_type": "",
             "folder": self.folder,
             "platform": self.sandbox.url,
@@ -279,6 +280,14 @@ def test_another_kind_of_meter_is_told_by_what_it_says_of_itself(stage: Stage) -
     assert (identity.result, identity.cause) == ("wrong", "wrong-device")
     assert "is not a eastron-sdm630" in identity.says and "it is eastron-sdm120" in identity.says
     assert str(SERIAL) in identity.says
+
+
+def test_what_is_true_of_every_device_of_a_kind_is_told_and_keeps_nothing_from_being_green(stage: Stage) -> None:
+    stage.config.update(map="goodwe-et", production="energy_production")
+    stage.meter.update(unit=247)
+    found = stage.commission(timedelta(minutes=15)).checks
+    assert [check.says for check in found if check.step == "to know"] != []
+    assert {check.cause for check in found if check.result != "green"} <= {"map-unverified"}
 
 
 @pytest.mark.parametrize(

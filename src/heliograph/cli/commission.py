@@ -202,11 +202,16 @@ def _end(checks: Sequence[Check], report: Path | None) -> None:
 
 def _configuration(app: App, meters: Sequence[Meter]) -> list[Check]:
     from heliograph.cli.check import warnings_of
+    from heliograph.core.site import cautions
 
+    # What is true of every device of its kind is to be known, and cannot be put right.
+    known = {f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)}
     found = [
         Check("configuration", "site", "attention", warning, "See: heliograph check", "configuration")
         for warning in warnings_of(app)
+        if warning not in known
     ]
+    ours = [warning for warning in sorted(known) if warning.partition(": ")[0] in {meter.id for meter in meters}]
     for meter in meters:
         url = app.bus_settings(meter.bus).url
         if "/dev/ttyUSB" in url or "/dev/ttyACM" in url:
@@ -224,7 +229,7 @@ def _configuration(app: App, meters: Sequence[Meter]) -> list[Check]:
     if not found:
         says = f"{app.config.path} is fit to run; {len(app.meters)} meter{'s' * (len(app.meters) > 1)}."
         found.append(Check("configuration", "site", "green", says))
-    return found
+    return found + [Check("to know", "site", "green", warning) for warning in ours]
 
 
 @contextmanager

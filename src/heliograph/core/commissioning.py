@@ -426,10 +426,10 @@ def direction(meter: Meter, looks: Sequence[Look], sun: Sun) -> Check:
     """Whether the counter that is production here is the one that rises while the sun shines."""
     if (dark := _dark("direction", meter, sun, "The direction")) is not None:
         return dark
-    look = looks[-1]
-    if flowing(meter, look) < FLOWS:
+    look, rose, over = looks[-1], moved(meter, looks), looks[-1].at - looks[0].at
+    unmetered = power_w(look) is None and not sizes(look)  # it tells no power; its counter does
+    if flowing(meter, look) < FLOWS and not unmetered:
         return Check("direction", meter.id, "unknown", _idle(meter, look), _by_day(sun), "no-power")
-    rose, over = moved(meter, looks), looks[-1].at - looks[0].at
     if off_phase(look, meter) or turned(look, production_rises=meter.production in rose):
         says = "The direction cannot be judged before the current transformers sit right."
         return Check("direction", meter.id, "unknown", says, "See transformers; then run this again.", "transformers")
