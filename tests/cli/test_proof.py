@@ -13,7 +13,9 @@ from heliograph import app, control
 from heliograph.cli import heliograph
 from heliograph.core.errors import UsageError
 from heliograph.daemon import Daemon
+from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
+from heliograph.work.change import pending
 from heliograph.work.close_days import close_days
 from tests.fakes import START, FakeClock
 from tests.work.test_export import read
@@ -133,13 +135,17 @@ def test_nothing_but_a_piece_of_the_chain_is_signed(config: Path, tmp_path: Path
 
 
 def test_a_reading_is_decoded_by_what_was_configured_when_it_was_read(tmp_path: Path) -> None:
-    """The byte order is set anew at night: the day that is closed afterwards rests on words of the order before."""
+    """The byte order is set anew at night, and confirmed: the day that is closed then rests on words of both."""
     path, clock, kwh = tmp_path / "config.toml", FakeClock(), 41_230.7
     for order, hours in (("", 24), ('order = "CDAB"', 25)):
         path.write_text(CONFIG.format(folder=tmp_path, rated=50).replace("[clock]", f"{order}\n[clock]"))
         site = app.load(path, clock)
         with site.writer() as store:
             close_days(site.meters, store, clock, site.rules)
+            if (change := pending(site.meters[0], store)) is not None:
+                read(store, clock, "roof", 1, kwh, swap=True, doubt=change.doubt)
+                wish = {"note": "the meter was set anew", "dry": False}
+                carry_out(site.meters[0], "map-changed", wish, store, clock, site.rules)
             for _ in range(hours):
                 read(store, clock, "roof", 1, kwh, swap=bool(order))
                 kwh += 1.25

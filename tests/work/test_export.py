@@ -50,13 +50,15 @@ def words_of(kwh: float) -> tuple[int, int]:
     return high, low
 
 
-def read(store: Store, clock: FakeClock, meter: str, unit: int, kwh: float, *, swap: bool = False) -> None:
+def read(
+    store: Store, clock: FakeClock, meter: str, unit: int, kwh: float, *, swap: bool = False, doubt: str = ""
+) -> None:
     words = words_of(kwh)
     index = int(shortest_float32(struct.unpack(">f", struct.pack(">HH", *words))[0]) * 1000)
     moment = Moment(clock.now(), clock.boot_id, clock.since_boot(), True)
     source = Source(unit, "input", 0x4A, 2, MAP.digest)
     words = words[::-1] if swap else words
-    store.readings.add([Reading(meter, moment, index, {"frequency": 50.0}, words, source)])
+    store.readings.add([Reading(meter, moment, index, {"frequency": 50.0}, words, source, doubt)])
 
 
 def a_site(folder: Path) -> Store:
