@@ -157,6 +157,8 @@ def test_noise_is_no_grid() -> None:
     chance = random.Random(seed)
     small = {place: chance.choice((0, 0, chance.randrange(1, 40))) for place in range(40)}
     assert phase_set(small).members == {}
+    # Three numbers that could be volts are not yet a grid.
+    assert phase_set({**dict.fromkeys(range(40), 0), 10: 230, 11: 231, 12: 229}).members == {}
     for words in ({}, dict.fromkeys(range(50), 0), dict.fromkeys(range(50), 0xFFFF)):
         assert phase_set(words).members == {}
 
@@ -262,6 +264,20 @@ def test_what_contradicts_the_map_is_said_beside_what_fits() -> None:
     (by_map,) = [one for one in readings if one.by_map]
     assert by_map.against and not by_map.agrees
     assert readings[0].decoding.scale == 1 and "active_power_l3" in [mark.quantity for mark in readings[0].marks]
+
+
+def test_numbers_that_come_near_nothing_are_not_said_to_agree() -> None:
+    words = bank(SDM630)
+    own, _ = hypotheses(SDM630, {"input": words})
+    marker = Marker(own.values, style_by(SDM630))
+
+    def agreeing(volts: float) -> bool:
+        high, low = struct.unpack(">HH", struct.pack(">f", volts))
+        (one,) = [o for o in decodings({500: high, 501: low}, 500) if str(o) == "float32 ABCD"]
+        return any(mark.agrees for mark in marker.marks(one))
+
+    assert agreeing(229.5)
+    assert not agreeing(229.5 * 1.1) and not agreeing(229.5 * 0.85) and not agreeing(-547.6)
 
 
 def test_a_frequency_is_marked_by_its_range_alone() -> None:

@@ -772,8 +772,7 @@ def _mismatch(sizes: Collection[float], watts: Triple) -> float | None:
             return None
     if min(ratios) < 0.5 or max(ratios) > 1.05 or max(ratios) > 1.2 * min(ratios):
         return None
-    against = len({power.number < 0 for power in watts if abs(power.number) >= 50}) > 1
-    return abs(1 - sum(ratios) / len(ratios)) + 2 * (max(ratios) - min(ratios)) + 0.5 * against
+    return sum(abs(1 - ratio) for ratio in ratios) / len(ratios)
 
 
 def _places(some: Iterable[Decoding]) -> frozenset[int]:
