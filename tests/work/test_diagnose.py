@@ -20,7 +20,7 @@ from heliograph.rehearsal.faults import Faults
 from heliograph.rehearsal.frames import Device, rtu
 from heliograph.rehearsal.line import OtherMaster, Parity, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
-from heliograph.work.diagnose import Experiment, Machine, Subject, observe
+from heliograph.work.diagnose import Experiment, Machine, Subject, budget, observe
 from tests.bus.rehearsed import Rehearsed
 
 NOON = datetime(2026, 3, 14, 11, tzinfo=UTC)
@@ -141,6 +141,13 @@ class Case:
         line = Rehearsed(self.wire())
         return observe(self.subject(), lambda url: open_bus(url, wire=line), machine=PLUGGED, maps=all_maps, skip=skip)
 
+    def took(self) -> float:
+        """Seconds of the line, on which time passes as on a real one."""
+        line = Rehearsed(self.wire())
+        begun = line.time.now
+        observe(self.subject(), lambda url: open_bus(url, wire=line), machine=PLUGGED, maps=all_maps)
+        return line.time.now - begun
+
     def findings(self, skip: Iterable[Experiment] = ()) -> tuple[Finding, ...]:
         return diagnose(self.observe(skip))
 
@@ -259,6 +266,18 @@ def test_of_two_faults_the_one_to_put_right_first_is_the_sentence(first: str, se
         assert second in codes, codes
 
 
+@pytest.mark.parametrize("fault", list(PLANTED))
+def test_the_time_that_is_told_beforehand_is_kept(fault: str) -> None:
+    print(f"HELIOGRAPH_SEED={SEED}")
+    for number in range(max(4, RUNS // 3)):
+        case = case_of(fault, number)
+        likely, most = budget(case.subject())
+        took = case.took()
+        assert took <= most
+        if fault == "ok" and not any(case.faults.chances().values()):
+            assert likely / 2.5 <= took <= likely * 1.5
+
+
 def matrix(runs: int) -> str:
     """Planted against named, one row a fault. `python -m tests.work.test_diagnose` with HELIOGRAPH_DIAGNOSES=200."""
     names = list(PLANTED)
@@ -270,9 +289,12 @@ def matrix(runs: int) -> str:
     return "\n".join(rows)
 
 
-def test_a_healthy_line_is_called_healthy() -> None:
+@pytest.mark.parametrize("quarter", range(4))
+def test_a_healthy_line_is_called_healthy(quarter: int) -> None:
     print(f"HELIOGRAPH_SEED={SEED}")
-    assert named("ok", HEALTHY) == {"ok": HEALTHY}
+    for number in range(quarter, HEALTHY, 4):
+        found = case_of("ok", number).findings()
+        assert found[0].code == "ok", (number, found)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from heliograph.core.diagnosis import (
     Try,
     Why,
     alive,
+    bad,
     doubtful,
     noisy,
     requests_in,
@@ -54,10 +55,19 @@ LEAST_PATIENCE = 2.0
 MOST_PATIENCE = 15.0
 QUICK = 0.3
 """Seconds to wait where many are asked: three times the slowest answer that was ever reported of an SDM630."""
+LEAST_WAIT = 0.15
+"""Seconds to wait where a device is known to be quick: after each refusal the bus keeps quiet for as long."""
 HASTE = 0.5
 """The part of that for unit ids that hardly anybody uses."""
+SLOW = 0.4
+"""Seconds: a device that takes longer is asked fewer questions, so that a visit to it comes to an end."""
 READS = 40
 MOST_READS = 240
+MOST_KNOCKS = 8
+SPOILT = 0.3
+"""The share of lost answers from which another parity may be the cause: some answers get through by chance."""
+IN_A_ROW = 6
+"""Answers in a row by which another parity proves to be the right one."""
 REFUSALS = 12
 GAP = 0.02
 """Seconds of silence between two things that are said."""
@@ -111,15 +121,15 @@ class Machine:
 
 
 def budget(subject: Subject) -> tuple[float, float]:
-    """Seconds this takes where the device answers, and at most where nothing does."""
+    """Seconds this takes where the device answers at once, and at most where nothing does."""
     line = parse(subject.url)
-    patient = _patience(subject.timing)
     listen = 0.0 if line.way == "tcp" else LISTEN
-    answers = listen + READS * 0.15 + 3
-    knocks = 4 * patient
+    known = subject.map is not None and bool(subject.map.identity.match)
+    exchange = 0.05 + subject.timing.pause + 100 * line.character
+    answers = listen + READS * exchange + (2 if known else 7)
     settings = len(usual_settings(line)) * len(_units_elsewhere(subject)) * 2.5 * QUICK
     units = 40 * QUICK if line.way == "tcp" else MOST_UNITS * 2.2 * QUICK * 0.6
-    return answers, listen + knocks + settings + units
+    return answers, listen + 4 * _patience(subject.timing) + settings + units + LISTEN_AGAIN + 30
 
 
 def observe(
@@ -258,8 +268,10 @@ class _Visit:
     told: Told
     skip: frozenset[Experiment]
     foreign: list[bytes] = field(default_factory=list)
-    answered: list[Block] | None = None
-    """Requests for what the map names that the device answers; None before they were made."""
+    answered_after: list[float] = field(default_factory=list)
+    """Seconds of each answer so far."""
+    usable: list[Block] | None = None
+    """Requests for what the map names that the device does not refuse; None before they were made."""
 
     def does(self, experiment: Experiment, part: float = 0.0) -> bool:
         if experiment in self.skip:
@@ -324,14 +336,14 @@ class _Visit:
         return replace(o, heard=(*o.heard, *heard), listened=o.listened + seconds)
 
     def knocks(self, bus: Bus, line: Line) -> Iterator[Try]:
-        """Up to three first questions, of different lengths, with more patience each; until one is answered."""
-        patient = _patience(self.subject.timing)
-        waits = (self.subject.timing.timeout, patient, patient)
-        for number, (block, wait) in enumerate(zip(_cycled(self.shapes(line), 3), waits, strict=False)):
-            self.told("knock", number / 3)
-            tried = self.ask(bus, line, self.subject.unit, block, wait)
+        """Three first questions, of different lengths, until one is answered; more where noise comes back."""
+        shapes, usual, patient = self.shapes(line), self.subject.timing.timeout, _patience(self.subject.timing)
+        for number in range(MOST_KNOCKS):
+            self.told("knock", number / MOST_KNOCKS)
+            wait = patient if number in (1, 2) else usual
+            tried = self.ask(bus, line, self.subject.unit, shapes[number % len(shapes)], wait)
             yield tried
-            if tried.outcome in ALIVE:
+            if tried.outcome in ALIVE or (number >= 2 and tried.outcome != "garbled"):
                 return
 
     def elsewhere(self, line: Line) -> Iterator[Elsewhere]:
@@ -348,6 +360,19 @@ class _Visit:
                     yield Elsewhere(other, tried)
                     if self.is_news(tried):
                         return
+
+    def parities(self, line: Line) -> Iterator[Elsewhere]:
+        """The same speed with another parity, as long as nothing is lost."""
+        shapes = self.shapes(line)
+        for other in usual_settings(line):
+            if other.baudrate == line.baudrate:
+                with closing(self.connect(with_(other))) as bus:
+                    for number in range(IN_A_ROW):
+                        shape = shapes[number % len(shapes)]
+                        tried = self.ask(bus, other, self.subject.unit, shape, self.quick)
+                        yield Elsewhere(other, tried)
+                        if tried.outcome not in ALIVE:
+                            break
 
     def others(self, o: Observations, bus: Bus, line: Line, *, likely: bool) -> Observations:
         """Other units: the likely ones, or all the others; no further than the group in which one answers."""
@@ -382,16 +407,20 @@ class _Visit:
                 o = replace(o, marks=tuple(self.marks(bus)))
             if self.does("content"):
                 o = self.content(o, bus, line)
-        if doubtful(o) and self.does("identity", 0.5):
+        slow = max(self.answered_after, default=0.0) > SLOW
+        if doubtful(o, by_name=not slow) and self.does("identity", 0.5):
             o = replace(o, devices=tuple(self.devices(bus, [self.subject.unit])))
             if self.subject.map is None:
                 o = self.taken_for(o)
                 if self.subject.map is not None and self.does("content"):
                     o = self.content(o, bus, line)
-        if self.answered != [] and self.does("series"):
+        if self.usable != [] and self.does("series"):
             o = replace(o, series=tuple(self.series(bus, line)))
         self.overheard(line, bus.counters.frames)
         bus.counters.frames.clear()
+        if line.way == "serial" and bad(o.series) >= SPOILT * max(1, len(o.series)) and self.does("settings"):
+            bus.close()
+            o = replace(o, elsewhere=tuple(self.parities(line)))
         strange = any(one.outcome == "garbled" for one in (*o.series, *o.knocks)) or any(o.heard)
         if strange and not self.foreign and line.way != "tcp" and self.does("listen again"):
             o = self.listened(o, bus, LISTEN_AGAIN)
@@ -399,7 +428,8 @@ class _Visit:
 
     def devices(self, bus: Bus, units: Sequence[int]) -> Iterator[Device]:
         """What these units say of themselves, as far as any map knows to ask."""
-        timing = replace(self.subject.timing, timeout=max(self.quick, min(self.subject.timing.timeout, 1.0)), retries=1)
+        slowest = max(self.answered_after, default=self.quick)
+        timing = replace(self.subject.timing, timeout=min(max(LEAST_WAIT, 3 * slowest), 2.0), retries=1)
         maps = self.maps() if units else ()
         for unit in units:
             try:
@@ -438,7 +468,7 @@ class _Visit:
         """All that is polled, under every byte order; what is refused is narrowed down for a while."""
         learned, refused, read = Learned(), list[str](), list[tuple[Block, tuple[int, ...]]]()
         waiting = list(self.blocks(line))
-        planned, tries = len(waiting), 0
+        planned, tries, lost = len(waiting), 0, list[Block]()
         while waiting:
             block = waiting.pop(0)
             try:
@@ -453,8 +483,8 @@ class _Visit:
                 learned = smaller
                 waiting += [one for one in self.blocks(line, learned) if _within(one, block)]
             except BusError:
-                continue
-        self.answered = [block for block, _ in read]
+                lost.append(block)
+        self.usable = [*(block for block, _ in read), *lost]
         orders: tuple[Order, ...] = get_args(Order)
         return replace(
             o,
@@ -484,8 +514,11 @@ class _Visit:
             self.told("series", min(1.0, number / READS))
             tries.append(self.ask(bus, line, self.subject.unit, shapes[number % len(shapes)], wait))
             yield tries[-1]
-            if len(tries) >= READS and (all(one.outcome in ALIVE for one in tries) or noisy(tries) is not None):
+            least = READS // 2 if max(self.answered_after, default=0.0) > SLOW else READS
+            if len(tries) >= least and (all(one.outcome in ALIVE for one in tries) or noisy(tries) is not None):
                 return
+            if len(self.foreign) >= 3 and len(tries) >= 10:
+                return  # whoever else asks here explains what is lost
             if len(tries) == 4:
                 slowest = max((one.after for one in tries if one.after is not None), default=wait)
                 wait = min(wait, max(1.25 * self.subject.timing.timeout, 3 * slowest))
@@ -520,6 +553,7 @@ class _Visit:
         after = None
         if sent is not None and outcome in ALIVE:
             after = _answer_time(frames, sent, line)
+            self.answered_after += [after] if after is not None else []
         self.overheard(line, frames)
         frames.clear()
         return Try(unit, block.count, outcome, after, code, said, why)
@@ -566,7 +600,7 @@ class _Visit:
                 *(Block("holding", 0, count, ()) for count in (2, 6)),
             )
         found: dict[int, Block] = {}
-        for block in self.answered or self.blocks(line):
+        for block in self.usable or self.blocks(line):
             for part in parts(block):
                 found.setdefault(part.count, part)
         return tuple(found[count] for count in sorted(found))
@@ -588,10 +622,6 @@ def _units_elsewhere(subject: Subject) -> tuple[int, ...]:
     """With other settings only the likely units are asked: there are many settings."""
     likely = dict.fromkeys((subject.unit, subject.map.unit if subject.map else 1, 1))
     return tuple(unit for unit in likely if unit not in subject.neighbours)
-
-
-def _cycled(shapes: Sequence[Block], count: int) -> list[Block]:
-    return [shapes[number % len(shapes)] for number in range(count)]
 
 
 def _said(frames: Iterable[Frame]) -> list[bytes]:
