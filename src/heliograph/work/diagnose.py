@@ -64,6 +64,8 @@ SLOW = 0.4
 READS = 40
 MOST_READS = 240
 MOST_KNOCKS = 8
+SURELY = 3
+"""Questions that are not ours: fewer could be the end of what a stopped gateway had begun."""
 SPOILT = 0.3
 """The share of lost answers from which another parity may be the cause: some answers get through by chance."""
 IN_A_ROW = 6
@@ -317,6 +319,11 @@ class _Visit:
             o.line.echo and any(one.outcome == "garbled" for one in o.knocks)
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether it is beyond doubt that somebody else asks on this line."""
+        return len(self.foreign) >= SURELY
+
     def is_news(self, tried: Try) -> bool:
         """Whether somebody answers whom the site does not know yet."""
         return tried.outcome in ALIVE and tried.unit not in self.subject.neighbours
@@ -401,24 +408,34 @@ class _Visit:
         return replace(o, units=(*o.units, *tries))
 
     def inside(self, o: Observations, bus: Bus, line: Line) -> Observations:
-        """The device answers: is it the right one, does it say what it should, and does it always?"""
+        """The device answers: is it the right one, does it say what it should, and does it always?
+
+        Where somebody else asks as well, that has to end first: on a line that is never silent each answer takes long.
+        """
+        if self.busy:
+            return o
         if self.subject.map is not None:
             if self.does("identity"):
                 o = replace(o, marks=tuple(self.marks(bus)))
             if self.does("content"):
                 o = self.content(o, bus, line)
         slow = max(self.answered_after, default=0.0) > SLOW
-        if doubtful(o, by_name=not slow) and self.does("identity", 0.5):
+        if doubtful(o, by_name=not slow) and not self.busy and self.does("identity", 0.5):
             o = replace(o, devices=tuple(self.devices(bus, [self.subject.unit])))
             if self.subject.map is None:
                 o = self.taken_for(o)
                 if self.subject.map is not None and self.does("content"):
                     o = self.content(o, bus, line)
-        if self.usable != [] and self.does("series"):
+        if self.usable != [] and not self.busy and self.does("series"):
             o = replace(o, series=tuple(self.series(bus, line)))
         self.overheard(line, bus.counters.frames)
         bus.counters.frames.clear()
-        if line.way == "serial" and bad(o.series) >= SPOILT * max(1, len(o.series)) and self.does("settings"):
+        if (
+            line.way == "serial"
+            and not self.busy
+            and bad(o.series) >= SPOILT * max(1, len(o.series))
+            and self.does("settings")
+        ):
             bus.close()
             o = replace(o, elsewhere=tuple(self.parities(line)))
         strange = any(one.outcome == "garbled" for one in (*o.series, *o.knocks)) or any(o.heard)
@@ -469,7 +486,9 @@ class _Visit:
         learned, refused, read = Learned(), list[str](), list[tuple[Block, tuple[int, ...]]]()
         waiting = list(self.blocks(line))
         planned, tries, lost = len(waiting), 0, list[Block]()
-        while waiting:
+        while waiting and not self.busy:
+            self.overheard(line, bus.counters.frames)
+            bus.counters.frames.clear()
             block = waiting.pop(0)
             try:
                 words = bus.read(self.subject.unit, block.function, block.address, block.count, self.patient)
@@ -517,7 +536,7 @@ class _Visit:
             least = READS // 2 if max(self.answered_after, default=0.0) > SLOW else READS
             if len(tries) >= least and (all(one.outcome in ALIVE for one in tries) or noisy(tries) is not None):
                 return
-            if len(self.foreign) >= 3 and len(tries) >= 10:
+            if self.busy:
                 return  # whoever else asks here explains what is lost
             if len(tries) == 4:
                 slowest = max((one.after for one in tries if one.after is not None), default=wait)
