@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import takewhile
 from typing import Any, Literal
 
 from heliograph.core import daily
@@ -127,8 +128,10 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
             f"{meter.id} is read as what is booked of it: there is nothing to confirm", hint="heliograph status"
         )
     border = store.days.last_border(meter.id)
-    found = [one for one in marked(change, meter.id, store) if one.moment.trusted]
-    first = next((one for one in reversed(found) if border is None or one.moment.at > border.at), None)
+    first: Reading | None = None
+    for one in marked(change, meter.id, store):
+        if one.moment.trusted and (border is None or one.moment.at > border.at):
+            first = one
     if first is None or first.index_wh is None:
         raise UsageError(
             f"{meter.id}: no counter has been read in the new way yet ({change.words})",
@@ -143,16 +146,30 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
     least = good.index_wh
     if border is not None and border.at > good.moment.at:
         least = max(least, border.index_wh - offset(store.seams.all(meter.id), border.at))
-    old = old_index_wh(change, first, meter)
-    most = most_wh(good.moment.at, first.moment.at, meter.rated_kw, _step(meter, good.index_wh))
-    between = f"from {good.moment.at:%Y-%m-%d %H:%M:%S} to {first.moment.at:%H:%M:%S} UTC"
+    old, told_at = old_index_wh(change, first, meter), first.moment.at
     if old is None:
-        said = f"what was produced {between} is not booked: the old way cannot be read any more"
+        # What was tried in between may still have read the old counter's words.
+        for reading in takewhile(lambda one: not one.good, store.readings.back(meter.id)):
+            source, alone = reading.source, reading.doubt.startswith(TENTATIVE)  # nothing else is doubtful about it
+            if alone and reading.moment.trusted and source is not None and reading.moment.at < first.moment.at:
+                old = index_wh(change.old, source.function, source.address, reading.words, {})
+                told_at = reading.moment.at
+            if old is not None:
+                break
+    most = most_wh(good.moment.at, told_at, meter.rated_kw, _step(meter, good.index_wh))
+    since, until = f"{good.moment.at:%Y-%m-%d %H:%M:%S}", f"{first.moment.at:%Y-%m-%d %H:%M:%S} UTC"
+    if old is None:
+        said = f"what was produced from {since} to {until} is not booked: the old way cannot be read any more"
     elif not least <= old <= good.index_wh + most:
-        said = f"what was produced {between} is not booked: read the old way the counter would show {kwh(old)} kWh"
+        said = f"what was produced from {since} to {until} is not booked: read the old way it would be {kwh(old)} kWh"
         old = None
+    elif told_at < first.moment.at:
+        said = (
+            f"{kwh(old - good.index_wh)} kWh from {since} to {told_at:%Y-%m-%d %H:%M:%S} UTC as the words tell in the "
+            f"old way; what was produced from then to {until} is not booked: the old way cannot be read any more"
+        )
     else:
-        said = f"{kwh(old - good.index_wh)} kWh {between} as the same words tell in the old way"
+        said = f"{kwh(old - good.index_wh)} kWh from {since} to {until} as the same words tell in the old way"
     seam = Seam(
         meter.id,
         first.moment.at,
