@@ -170,6 +170,7 @@ def test_the_checksum_is_that_of_modbus() -> None:
         ((frame(9, 3, 0, 0, 0, 2), frame(9, 3, 4, 1, 2, 3, 4), frame(7, 4, 0, 0, 0, 2)), 2),
         ((b"\x00\x17", frame(9, 6, 0, 1, 0, 2)), 1),
         ((frame(9, 4, 4, 1, 2, 3, 4),), 0),
+        ((frame(9, 3, 8, *frame(7, 4, 0, 0, 0, 2)),), 0),  # what looks like a question is register words
         ((frame(9, 0x84, 2),), 0),
         ((frame(9, 4, 0, 0, 0, 2)[:-1] + b"\x00",), 0),
         ((frame(0, 4, 0, 0, 0, 2),), 0),
