@@ -68,7 +68,11 @@ def print_table(
         table.add_row(*row)
     # In a pipe nothing is folded: whoever reads it there wants one line a row.
     width = None if sys.stdout.isatty() else 400
-    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    with console.capture() as drawn:
+        console.print(table)
+    for line in drawn.get().splitlines():  # rich fills the last column up with blanks
+        click.echo(line.rstrip())
 
 
 def a_day(text: str, zone_today: date) -> date:
