@@ -28,6 +28,7 @@ _OWN = """
 .checks tr { break-inside: avoid; }
 .next { display: block; }
 .next::before { content: "→ "; }
+.all { margin-top: 3mm; }
 .list td:nth-child(1) { width: 7mm; } .list td:nth-child(2) { width: 40mm; font-weight: 500; }
 .facts { width: auto; } .facts td:first-child { color: #616e7c; padding-right: 8mm; white-space: nowrap; }
 .figures { columns: 2; column-gap: 8mm; font-size: 8pt; margin-top: 1mm; }
@@ -35,7 +36,7 @@ _OWN = """
 .figures span { flex: 1; } .figures b { font-weight: 500; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .figures code { width: 22mm; text-align: right; font-size: 7.5pt; color: #616e7c; }
 .production { background: #f5f7f9; }
-.sign { display: flex; gap: 8mm; margin-top: 16mm; break-inside: avoid; }
+.sign { display: flex; gap: 8mm; margin: 14mm 0 4mm; break-inside: avoid; }
 .sign div { flex: 1; border-top: .6pt solid #1f2933; padding-top: 1mm; color: #616e7c; font-size: 8.3pt; }
 """
 
@@ -52,8 +53,8 @@ def page(facts: Mapping[str, Any]) -> str:
         _head(title, facts, zone),
         *_left(facts["checks"]),
         *_checks(facts["checks"]),
+        *_sign(facts),  # before the figures: who signs should not have to turn pages
         *(part for meter in facts["meters"] for part in _meter(meter, zone)),
-        *_sign(facts),
         f"<footer>Made {_at(facts['at'], zone)} by heliograph {escape(facts['software'])}. Figures were read once and"
         " decoded by the map named beside them; raw words are hexadecimal, as they came.</footer>",
         "</body></html>",
@@ -83,7 +84,7 @@ def _head(title: str, facts: Mapping[str, Any], zone: ZoneInfo) -> str:
 def _left(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     left = [check for check in checks if check["result"] != "green"]
     if not left:
-        yield "<p>Every check is in order. Nothing is left to be done before this site delivers.</p>"
+        yield '<p class="all">Every check is in order. Nothing is left to be done before this site delivers.</p>'
         return
     yield "<section><h2>What is left to be done</h2><table class=list><tbody>"
     for check in left:
