@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from heliograph.rehearsal.meter import Refusal, SimulatedMeter
 from heliograph.rehearsal.sun import Sky
 from heliograph.store import Store
 from heliograph.work.health import Live
-from heliograph.work.poll import PolledBus, poll
+from heliograph.work.poll import PolledBus, poll, read_once
 from tests.fakes import SINGAPORE, START, FakeClock, a_meter
 
 URL = "serial:///dev/ttyUSB0?baudrate=9600"
@@ -253,3 +253,12 @@ def test_the_first_reading_after_a_restart_continues_the_counter(site: Site) -> 
     after = site.stored()
     last = site.store.readings.last("roof")
     assert last is not None and last.good and before is not None and (after[-1] or 0) > before
+
+
+def test_a_look_is_of_the_moment_at_which_the_counter_answered_however_long_all_registers_take(site: Site) -> None:
+    began = site.clock.now()
+    look = read_once(site.line, site.meters[0], site.clock, everything=True)
+    at = datetime.fromisoformat(look["at"])
+    assert site.clock.now() - began > timedelta(seconds=0.5), "reading all of them takes its time"
+    words = site.devices[1].words("input", 0x4A, 2, at)
+    assert list(words) == look["words"]["energy_export"]

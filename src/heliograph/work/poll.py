@@ -599,9 +599,11 @@ def _look(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict
     for read in reads:
         values.update(read.values)
         absent.update(read.absent)
+    # Reading every register takes seconds on a slow line: what counts is when the counter answered.
+    counted = [read.at for read in reads if meter.production in read.values] or [clock.since_boot()]
     return {
         "meter": meter.id,
-        "at": clock.now().isoformat().replace("+00:00", "Z"),
+        "at": moment_at(clock, counted[0]).at.isoformat().replace("+00:00", "Z"),
         "serial": serial,
         "values": values,
         "absent": absent,
