@@ -261,4 +261,4 @@ def test_a_look_is_of_the_moment_at_which_the_counter_answered_however_long_all_
     at = datetime.fromisoformat(look["at"])
     assert site.clock.now() - began > timedelta(seconds=0.5), "reading all of them takes its time"
     words = site.devices[1].words("input", 0x4A, 2, at)
-    assert list(words) == look["words"]["energy_export"]
+    assert words == tuple(look["words"]["energy_export"])
