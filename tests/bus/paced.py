@@ -45,6 +45,7 @@ class PacedWire:
             self._copper.opened.append(self._line)
             line = self._line
             self._copper.line.set_master(line.baudrate, round(line.character * line.baudrate), line.parity)
+            self._copper.line.read(self._copper.now)  # what came while nobody had the port open is not kept
         return fresh
 
     def close(self) -> None:

@@ -170,7 +170,8 @@ def install(machine: Machine) -> None:
     machine.run(readme[0])
     machine.run(readme[2])
     machine.run("systemctl start simulator")
-    machine.run(readme[3])
+    found = machine.run(readme[3].replace("/dev/ttyUSB0", "/run/meter/line --units 1-2")).stdout
+    assert 'map        = "eastron-sdm630"' in found
     machine.run(readme[4])
 
 

@@ -13,7 +13,6 @@ from functools import cache
 import pytest
 
 from heliograph import library
-from heliograph.bus.modbus import open_bus
 from heliograph.core.diagnosis import Finding, Observations, diagnose
 from heliograph.core.registers import MeterMap, Order
 from heliograph.rehearsal.faults import Faults
@@ -21,7 +20,7 @@ from heliograph.rehearsal.frames import Device, rtu
 from heliograph.rehearsal.line import OtherMaster, Parity, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.work.diagnose import Experiment, Machine, Subject, budget, observe
-from tests.bus.rehearsed import Rehearsed
+from tests.bus.paced import Copper
 
 NOON = datetime(2026, 3, 14, 11, tzinfo=UTC)
 SEED = int(os.environ.get("HELIOGRAPH_SEED", "20261126"))
@@ -138,15 +137,14 @@ class Case:
         )
 
     def observe(self, skip: Iterable[Experiment] = ()) -> Observations:
-        line = Rehearsed(self.wire())
-        return observe(self.subject(), lambda url: open_bus(url, wire=line), machine=PLUGGED, maps=all_maps, skip=skip)
+        return observe(self.subject(), Copper(self.wire()).open, machine=PLUGGED, maps=all_maps, skip=skip)
 
     def took(self) -> float:
         """Seconds of the line, on which time passes as on a real one."""
-        line = Rehearsed(self.wire())
-        begun = line.time.now
-        observe(self.subject(), lambda url: open_bus(url, wire=line), machine=PLUGGED, maps=all_maps)
-        return line.time.now - begun
+        copper = Copper(self.wire())
+        begun = copper.now
+        observe(self.subject(), copper.open, machine=PLUGGED, maps=all_maps)
+        return copper.now - begun
 
     def findings(self, skip: Iterable[Experiment] = ()) -> tuple[Finding, ...]:
         return diagnose(self.observe(skip))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from heliograph import library
+from heliograph.cli.map_file import place_of_new, write
 from heliograph.cli.options import json_option, print_json
 from heliograph.core import decodings
 from heliograph.core.errors import BusRefused, ConfigError, UsageError
@@ -90,16 +91,7 @@ def command(
     as_json: bool,
 ) -> None:
     local: Path = context.obj
-    path = local / f"{name}.toml"
-    if not library.NAME.fullmatch(name):
-        raise UsageError(f"{name} cannot be the name of a map", hint="Small letters, digits and hyphens: my-inverter")
-    if name in library.names(local=None):
-        raise UsageError(
-            f"{name} is the name of a map that came with the program",
-            hint="Choose another name; to correct a line of it, write a map that extends it (meters/README.md).",
-        )
-    if path.exists() and not over:
-        raise UsageError(f"{path} exists already", hint="Choose another name, or --replace it.")
+    path = place_of_new(name, local, over=over)
     if (table is None) == (url is None) or (url is not None and unit is None):
         raise UsageError(
             "from what? A table of registers, or a line and a unit",
@@ -116,7 +108,7 @@ def command(
     else:
         assert url is not None and unit is not None  # checked above
         draft = _from_device(name, url, unit, spans, function, today, local)
-    _write(path, _text(draft))
+    write(path, _text(draft))
     loaded, problems = library.check(path, local)
     if as_json:
         print_json(_facts(draft, path, loaded, problems))
@@ -392,17 +384,6 @@ def _text(draft: Draft) -> str:
             "]",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {error.strerror}",
-            hint="Run it with sudo, or write it elsewhere: heliograph map --local . new ...",
-            path=path,
-        ) from error
 
 
 def _tell(draft: Draft, path: Path, problems: Sequence[library.Problem]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph import library
+from heliograph.cli.map_file import place_of_new, write
 from heliograph.cli.options import json_option, print_json, print_table
 from heliograph.cli.snippet import bus_text, meter_text
 from heliograph.core.errors import ConfigError, UsageError
@@ -49,18 +50,10 @@ def command(
     as_json: bool,
 ) -> None:
     local: Path = context.obj
-    path = local / f"{name}.toml"
-    if not library.NAME.fullmatch(name):
-        raise UsageError(f"{name} cannot be the name of a map", hint="Small letters, digits and hyphens: roof-inverter")
-    if name in library.names(local=None):
-        raise UsageError(
-            f"{name} is the name of a map that came with the program", hint="Choose another: roof-inverter"
-        )
-    if path.exists() and not replace:
-        raise UsageError(f"{path} exists already", hint="Choose another name, or --replace it.")
+    path = place_of_new(name, local, over=replace)
     found = _look(name, url, unit, at, template, local)
     text = _text(found)
-    _write(path, text)
+    write(path, text)
     loaded, problems = library.check(path, local)
     if problems:
         raise ConfigError(f"what was written does not pass: {problems[0].message}", path=path)
@@ -118,17 +111,6 @@ def _text(found: Found) -> str:
         *found.notes,
     ]
     return text_of(found.map, comment)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {error.strerror}",
-            hint="Run it with sudo, or write it elsewhere: heliograph map --local . sunspec ...",
-            path=path,
-        ) from error
 
 
 def _facts(found: Found, path: Path, digest: str | None) -> dict[str, Any]:
