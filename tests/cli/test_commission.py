@@ -13,10 +13,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from heliograph import library
 from heliograph.cli import heliograph
+from heliograph.cli.commission import _end
+from heliograph.core.commissioning import Check
 from heliograph.core.errors import HeliographError
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
@@ -61,6 +64,13 @@ def midday() -> str:
 def sunny() -> datetime:
     """Noon, going on with the machine's clock. The plant is so large that its counter moves between any two reads."""
     return NOON + timedelta(seconds=time.monotonic())
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_others() -> Iterator[None]:
+    """The verb sets logs up for its whole process, which it shares here with other tests."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -174,6 +184,43 @@ def test_the_report_is_one_file_to_print_and_sign(turned: Path, tmp_path: Path) 
     assert digest in page.text
     assert re.search(r"energy_export</span><b>\d+\.\d{3} kWh</b><code>[0-9A-F]{4} [0-9A-F]{4}</code>", written)
     assert "t0ken" not in written
+
+
+def test_nothing_but_checks_is_printed_and_no_line_ends_in_blanks(site: Path) -> None:
+    config = site.read_text()
+    site.write_text(config.replace('map = "eastron-sdm630"', 'map = "eastron-sdm72d-m"').replace('serial = "', '# "'))
+    found = run(site, *ANSWERS)
+    assert code(found) == 1
+    assert "device_refused" not in found.output and "[info" not in found.output
+    lines = found.output.splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_two_need_attention_and_one_needs_it(capsys: pytest.CaptureFixture[str]) -> None:
+    one = Check("identity", "roof", "attention", "It is odd.", "Look.")
+    _end([one, one], None)
+    assert "0 of 2 checks are in order; 2 need attention:" in capsys.readouterr().out
+    _end([one], None)
+    assert "; 1 needs attention:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["terminal", "json"])
+def test_who_stops_it_is_told_how_far_it_came_and_gets_no_report(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def pressed(*_: object) -> Check:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heliograph.core.commissioning.display", pressed)
+    found = run(site, "--report", str(tmp_path / "report.html"), *words, *ANSWERS)
+    assert code(found) == 130
+    assert "Stopped before the end" in found.stderr and "no report was written" in found.stderr
+    assert not (tmp_path / "report.html").exists()
+    if words:
+        assert found.stdout == ""
+    else:
+        assert re.search(r"So far:\n\d of \d checks are in order", found.stdout)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def command(
     as_json: bool,
 ) -> int:
     from heliograph.core.durations import duration
+    from heliograph.logs import set_up
     from heliograph.work.commission import commission
 
     app = app_of(config)
@@ -87,8 +88,13 @@ def command(
     except ValueError as error:
         raise UsageError(f"--watch {watch}: {error}", hint="Write a number with its unit, such as 30s or 5m") from error
     guide = Guide(_answers(answers, ids), quiet=as_json)
-    with _means(app, chosen) as means:
-        found = commission(chosen, _configuration(app, chosen), means, app.clock, app.rules, guide, span)
+    set_up("warning")  # what a device refuses is told by the checks
+    try:
+        with _means(app, chosen) as means:
+            found = commission(chosen, _configuration(app, chosen), means, app.clock, app.rules, guide, span)
+    except (KeyboardInterrupt, click.Abort):
+        _stopped(guide.told, quiet=as_json)
+        return 130
     facts = as_facts(app, chosen, found, installer)
     if report is not None:
         from heliograph.cli.commission_page import page
@@ -134,9 +140,11 @@ class Guide:
 
     given: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
+    told: list[Check] = field(default_factory=list)
     _about: str = ""
 
     def tell(self, check: Check) -> None:
+        self.told.append(check)
         if self.quiet:
             return
         from rich.console import Console
@@ -145,9 +153,7 @@ class Guide:
 
         # In a pipe nothing is folded: whoever reads it there wants one line a check.
         console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 400)
-        if check.about != self._about:
-            console.print(Text(f"\n{check.about}" if self._about else check.about, "bold"))
-            self._about = check.about
+        heading, self._about = check.about != self._about, check.about
         mark, colour = MARKS[check.result]
         line = Table.grid(padding=(0, 1))
         line.add_column(width=2, justify="right")
@@ -156,7 +162,12 @@ class Guide:
         line.add_row(Text(mark, f"bold {colour}"), check.step, check.says)
         if check.todo:
             line.add_row("", "", Text(f"→ {check.todo}", "" if check.result == "green" else colour))
-        console.print(line)
+        with console.capture() as drawn:
+            if heading:
+                console.print(Text(f"\n{check.about}" if self.told[1:] else check.about, "bold"))
+            console.print(line)
+        for drawn_line in drawn.get().splitlines():  # rich fills the last column up with blanks
+            click.echo(drawn_line.rstrip())
 
     def ask(self, key: str, question: str) -> str | None:
         if key in self.given or not sys.stdin.isatty() or not sys.stderr.isatty() or self.quiet:
@@ -184,17 +195,37 @@ class Guide:
 
 
 def _end(checks: Sequence[Check], report: Path | None) -> None:
-    left = [check for check in checks if check.result != "green"]
     click.echo()
-    if not left:
+    if green(checks):
         click.echo(click.style(f"Green: all {len(checks)} checks are in order.", fg="green", bold=True))
     else:
-        counts = [f"{count} {WORDS[r]}" for r in WORDS if r != "green" and (count := sum(c.result == r for c in left))]
-        click.echo(f"{len(checks) - len(left)} of {len(checks)} checks are in order; {', '.join(counts)}:")
-        for number, check in enumerate(left, 1):
-            click.echo(f"  {number}. {check.about}, {check.step}: {check.todo or check.says}")
+        _list(checks)
     if report is not None:
         click.echo(f"The report stands in {report}; print it, sign it, and put it into the site's file.")
+
+
+def _stopped(checks: Sequence[Check], *, quiet: bool) -> None:
+    """Half a commissioning is none: no report, and no data for scripts."""
+    click.echo(err=True)
+    click.echo("Stopped before the end: the site is not commissioned, and no report was written.", err=True)
+    if not quiet and checks:
+        click.echo("So far:")
+        _list(checks)
+
+
+def _list(checks: Sequence[Check]) -> None:
+    left = [check for check in checks if check.result != "green"]
+    counts = [
+        f"{count} {_words(r, count)}" for r in WORDS if r != "green" and (count := sum(c.result == r for c in left))
+    ]
+    told = f"; {', '.join(counts)}:" if counts else "."
+    click.echo(f"{len(checks) - len(left)} of {len(checks)} checks are in order{told}")
+    for number, check in enumerate(left, 1):
+        click.echo(f"  {number}. {check.about}, {check.step}: {check.todo or check.says}")
+
+
+def _words(result: Result, count: int) -> str:
+    return "need attention" if result == "attention" and count > 1 else WORDS[result]
 
 
 # -- the site -----------------------------------------------------------------------------------------------------
