@@ -161,6 +161,14 @@ def test_hosts_are_scanned_over_several_ports() -> None:
         assert [found["map"] for found in json.loads(done.stdout)["found"]] == ["eastron-sdm630"]
 
 
+def test_places_that_are_left_out_are_counted() -> None:
+    devices = {1: meter("eastron-sdm630", 1)}
+    with Server(devices) as one, Server(devices) as two:
+        done = scan("127.0.0.1", "--ports", f"{one.port},{two.port}", "--units", "1")
+    assert "1 device found; 1 place is left out, where one of them answers once more." in done.stderr
+    assert [bus["url"] for bus in tomllib.loads(done.stdout)["bus"]] == [one.url]
+
+
 def test_one_place_that_cannot_be_looked_at_keeps_back_no_other() -> None:
     with Server({1: meter("eastron-sdm630", 1)}) as server:
         done = scan("/dev/ttyNowhere", server.url, "--units", "1", "--json")

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
@@ -459,6 +459,21 @@ def test_the_same_device_at_two_ports_is_told_as_one() -> None:
         scan = over_tcp(units=(1,))
         scan_hosts(scan, ["127.0.0.1"], (one.port, two.port))
         assert [(found.url, found.also) for found in scan.found] == [(one.url, ""), (two.url, one.url)]
+
+
+def test_devices_of_several_kinds_are_not_one_because_their_makers_count_alike() -> None:
+    kinds = ("eastron-sdm630", "solaredge", "sunspec-meter", "sunspec-mppt", "sunspec-inverter-float")
+    with ExitStack() as stack:
+        alike = [SimulatedMeter(BY_NAME[name], clock=lambda: NOON, unit=1, seed=1, serial=30_000_001) for name in kinds]
+        servers = [stack.enter_context(Server({1: one})) for one in alike]
+        scan = over_tcp(units=(1,))
+        scan_hosts(scan, ["127.0.0.1"], [server.port for server in servers])
+        assert {one.sighting.serial for one in scan.found} == {"30000001"}
+        assert [(one.url, one.also) for one in scan.found] == [(server.url, "") for server in servers]
+    with Server({1: alike[0], 2: alike[1]}) as gateway:
+        scan = over_tcp(units=(1, 2))
+        scan_hosts(scan, ["127.0.0.1"], (gateway.port,))
+        assert [one.sighting.unit for one in scan.found] == [1, 2]
 
 
 def test_what_takes_connections_and_is_no_meter_is_told() -> None:

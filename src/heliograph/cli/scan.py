@@ -399,9 +399,13 @@ def _told(results: Sequence[_Result], as_json: bool, interrupted: bool) -> int:
         if asked and not result.scan.garbled and not interrupted:
             click.echo(_nobody(result.place), err=True)
     if found and not as_json:
-        units = f"{len(found)} device{'s' if len(found) > 1 else ''} found"
-        unsure = sum(one.sighting.ambiguous for one in found)
+        devices = [one for one in found if not one.also]
+        units = f"{len(devices)} device{'s' if len(devices) > 1 else ''} found"
+        unsure = sum(one.sighting.ambiguous for one in devices)
         choose = f", {unsure} to be chosen a map for by the label" if unsure else ""
+        if again := len(found) - len(devices):
+            places = "1 place is" if again == 1 else f"{again} places are"
+            choose += f"; {places} left out, where one of them answers once more"
         click.echo(f"{units}{choose}. Fill in what an arrow points at, then: heliograph check", err=True)
     return 1 if interrupted or garbled or empty else 0
 

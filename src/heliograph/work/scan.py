@@ -317,10 +317,14 @@ def one_device(seen: Sequence[Sighting], asked: int) -> bool:
 
     Without a serial number it takes more ids to tell it from several meters of a kind behind a gateway.
     """
-    kinds = {(one.serial, tuple(fit.map.name for fit in one.candidates), str(one.sunspec or "")) for one in seen}
-    if len(seen) < asked or len(kinds) != 1:
+    if len(seen) < asked or len({_identity(one) for one in seen}) != 1:
         return False
     return len(seen) >= (SAME if seen[0].serial else SAME_WITHOUT_SERIAL)
+
+
+def _identity(seen: Sighting) -> tuple[str, frozenset[str], str]:
+    """What two views of one device share. Makers count from the same number, so a serial alone tells no device."""
+    return seen.serial, frozenset(fit.map.name for fit in seen.candidates), str(seen.sunspec or "")
 
 
 def url_of(line: Line, setting: Setting | None) -> str:
@@ -390,12 +394,11 @@ def scan_hosts(scan: Scan, names: Sequence[str], ports: Sequence[int], *, tell_a
 
 
 def _host(scan: Scan, name: str, ports: Sequence[int], tell_absent: bool) -> None:
-    serials: dict[str, str] = {}
+    known: dict[object, str] = {}
     for port in ports:
         if not scan.stopping.is_set():
             for found in _answering(scan, Line("tcp", name, port=port), tell_absent):
-                serial = found.sighting.serial
-                first = serials.setdefault(serial, found.url) if serial else found.url
+                first = known.setdefault(_identity(found.sighting), found.url) if found.sighting.serial else found.url
                 scan.saw(found if first == found.url else replace(found, also=first))
         scan.step()
 
@@ -455,4 +458,4 @@ def _units(
 
 def _again(found: Sequence[Found], sighting: Sighting) -> bool:
     """Whether this is the device of another unit id once more: many over TCP do not look at the id."""
-    return bool(sighting.serial) and any(one.sighting.serial == sighting.serial for one in found)
+    return bool(sighting.serial) and any(_identity(one.sighting) == _identity(sighting) for one in found)
