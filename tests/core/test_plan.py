@@ -25,6 +25,7 @@ from heliograph.core.plan import (
     wire_time,
 )
 from heliograph.core.registers import Function, MeterMap, Register, Timing, Type
+from heliograph.work.read_block import decoded
 
 SLOW = LineCost(character=10 / 9600, silence=35 / 9600, turnaround=0.01, pause=0.0)
 PAUSED = replace(SLOW, pause=0.06)
@@ -387,6 +388,8 @@ def test_no_way_of_sharing_registers_out_is_cheaper() -> None:
             )
 
 
+RATIO_AT_4 = Register(quantity="ct_ratio", type="u16", address=4)
+
 # Parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -402,11 +405,56 @@ def test_no_way_of_sharing_registers_out_is_cheaper() -> None:
             a_map(a_register(0, type="s16", scale_register=3), a_register(4), read_gaps=True),
             ["0x0x6", "0x0x4", "0x4x2"],
         ),
+        # a ratio at the end or the beginning stays with what it multiplies
+        (a_map(a_register(0), a_register(2, times=("ct_ratio",)), RATIO_AT_4), ["0x0x5", "0x0x2", "0x2x3", "0x4x1"]),
+        (
+            a_map(replace(RATIO_AT_4, address=1), a_register(2), a_register(4, times=("ct_ratio",))),
+            ["0x1x5", "0x1x3", "0x1x1"],
+        ),
     ],
 )
 def test_a_block_can_be_asked_for_in_other_shapes(map: MeterMap, expected: list[str]) -> None:
     (block,) = plan(map, None, SLOW)
     assert requests(parts(block)) == expected
+
+
+def with_ratio(block: Block, production: str, address: int) -> Block:
+    """The same block with a ratio at this end, which multiplies its counter."""
+    timed = [replace(r, times=(*r.times, "vt_ratio")) if r.quantity == production else r for r in block.registers]
+    registers = sorted([*timed, Register(quantity="vt_ratio", type="u16", address=address)], key=by_address)
+    return replace(block, address=min(block.address, address), count=block.count + 1, registers=tuple(registers))
+
+
+def by_address(register: Register) -> int:
+    return addresses(register)[0]
+
+
+@pytest.mark.parametrize("name", library.names(None))
+def test_each_part_that_holds_the_counter_decodes_it(name: str) -> None:
+    """A part that lost a factor would never agree with the whole, and the counter would never be believed."""
+    map = library.load(name, None).map
+    counters = [r.quantity for r in map.registers if library.may_be_production(r) and not r.models]
+    given = {factor: Decimal(2) for factor in (*map.from_site, *(f for r in map.registers for f in r.times))}
+    given.pop("vt_ratio", None)
+    for production, limit in [(counter, limit) for counter in counters for limit in (None, 40, 12)]:
+        register = map.register(production)
+        assert register is not None
+        blocks = plan(map, None, SLOW, max_words=limit, production=production)
+        (holder,) = (b for b in blocks if any(r.quantity == production for r in b.registers))
+        behind = with_ratio(holder, production, holder.address + holder.count)
+        before = [with_ratio(holder, production, holder.address - 1)] if holder.address else []
+        beyond = {"vt_ratio": Decimal(3)}
+        for block, more in ((holder, beyond), (behind, {}), *((one, {}) for one in before)):
+            whole, _ = decoded(block, (1,) * block.count, map, given | more)
+            needed = {*addresses(register)} | (
+                {register.scale_register} if register.scale_register is not None else set()
+            )
+            for part in parts(block):
+                told, absent = decoded(part, (1,) * part.count, map, given | more)
+                holds = needed <= {*range(part.address, part.address + part.count)}
+                assert holds == any(r.quantity == production for r in part.registers), part
+                assert told.get(production) == (whole.get(production) if holds else None), part
+                assert not any("not known" in reason for reason in absent.values()), (part, absent)
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------

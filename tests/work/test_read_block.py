@@ -235,3 +235,20 @@ def test_scale_registers_and_factors_are_applied_within_the_block() -> None:
     got = read_block(bus, 1, alone, map, TIMING, {}, now=lambda: bus.time, rated_kw=50)
     assert got.values == {}
     assert got.absent == {"energy_export": "ct_ratio is not known"}
+
+
+@pytest.mark.parametrize("where", [0, 4])
+def test_a_ratio_beside_the_counter_does_not_keep_it_from_being_believed(where: int) -> None:
+    """At the end or the beginning of the block, whose first reading is asked for in other shapes too."""
+    counter = Register(quantity="energy_export", type="u32", unit="Wh", address=2, times=("ct_ratio",))
+    ratio = Register(quantity="ct_ratio", type="u16", address=where)
+    other = Register(quantity="frequency", type="u16", address=4 - where)
+    registers = (ratio, counter, other) if where == 0 else (other, counter, ratio)
+    raw = (40, 0, 0, 500, 50) if where == 0 else (50, 0, 0, 500, 40)
+    map = replace(MAP, registers=registers)
+    bus = ListedBus([], raw=raw)
+    got = read_block(
+        bus, 1, Block("input", 0, 5, registers), map, TIMING, {}, now=lambda: bus.time, rated_kw=50,
+        production="energy_export",
+    )  # fmt: skip
+    assert (got.values, got.doubts) == ({"energy_export": 20_000, "ct_ratio": 40, "frequency": 50}, ())

@@ -429,6 +429,7 @@ def parts(block: Block) -> tuple[Block, ...]:
     whole = block.registers
     heads = [_part(block, whole[:n]) for n in range(len(whole) - 1, 0, -1)]
     tails = [_part(block, whole[n:]) for n in range(1, len(whole))]
+    heads, tails = ([part for part in some if part.count < block.count] for some in (heads, tails))
     found = [block]
     for choice in (heads, tails, heads, tails, heads):
         counts = {part.count for part in found}
@@ -441,5 +442,14 @@ def parts(block: Block) -> tuple[Block, ...]:
 
 
 def _part(block: Block, registers: tuple[Register, ...]) -> Block:
-    first, last = _span(registers)
-    return Block(block.function, first, last - first + 1, registers)
+    """With all that multiplies these: cut off from its factors a number has no value, and could never agree.
+
+    What lies between is decoded too, so that one read more speaks for it.
+    """
+    while True:
+        factors = {name for register in registers for name in register.times}
+        first, last = _span((*registers, *(r for r in block.registers if r.quantity in factors)))
+        held = tuple(r for r in block.registers if first <= _span((r,))[0] and _span((r,))[1] <= last)
+        if held == registers:
+            return Block(block.function, first, last - first + 1, registers)
+        registers = held
