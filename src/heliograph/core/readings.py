@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+TENTATIVE = "the counter is read in another way than before"
+"""In the doubt of what was read in a way that nobody has confirmed: last, behind what else is doubtful about it."""
+STRANGER = "the serial number changed"
+"""How the doubt of another meter's reading begins."""
+RATIO = "the device multiplies by"
+"""In the doubt of a reading with another ratio than those before, told by the device itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -50,6 +57,11 @@ class Reading:
     id: int | None = None
     settled: bool = False
     """A seam explains what was doubted."""
+
+    @property
+    def tentative(self) -> bool:
+        """Read in a way that nobody has confirmed: it says nothing about the counter as it is booked."""
+        return TENTATIVE in self.doubt and not self.settled
 
     @property
     def good(self) -> bool:

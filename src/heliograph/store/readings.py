@@ -14,7 +14,7 @@ from heliograph import __version__
 from heliograph.core.coverage import OUTCOMES, Coverage
 from heliograph.core.daily import Index
 from heliograph.core.errors import ConfigError, StoreError
-from heliograph.core.readings import Moment, Reading, Source
+from heliograph.core.readings import TENTATIVE, Moment, Reading, Source
 from heliograph.store.connection import Connection, micros, moment
 
 # reading.trusted: 0 on an untrusted clock, 1 on a trusted one, and this where the moment was derived afterwards.
@@ -231,10 +231,11 @@ class Readings:
         return self._reading(row)
 
     def behind(self, reading: Reading) -> Reading | None:
-        """The next stored reading of its meter."""
+        """The next stored reading of its meter that was read in a way that was ever booked."""
         row = self._db.one(
-            self._READING + " WHERE reading.id > ? AND meter.name = ? ORDER BY reading.id LIMIT 1",
-            [reading.id, reading.meter],
+            self._READING + " WHERE reading.id > ? AND meter.name = ? AND (instr(doubt, ?) = 0 OR seam IS NOT NULL)"
+            " ORDER BY reading.id LIMIT 1",
+            [reading.id, reading.meter, TENTATIVE],
         )
         return self._reading(row) if row else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -16,12 +16,12 @@ from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, Step, corrected, most_wh, offset, rolled_over, settled
 from heliograph.core.meaning import index_wh
 from heliograph.core.plausible import rollover_wh, step_wh
-from heliograph.core.readings import Reading
+from heliograph.core.readings import RATIO, STRANGER, TENTATIVE, Reading
 from heliograph.core.registers import Register
 from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
-from heliograph.work.change import TENTATIVE, marked, old_index_wh, pending
+from heliograph.work.change import marked, old_index_wh, pending
 from heliograph.work.close_days import Rules, around, estimated_wh
 from heliograph.work.decide import decide
 
@@ -88,14 +88,16 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
             hint="Add --new-serial; it stands on the meter.",
         )
     change, readings = pending(meter, store), store.readings.since(meter.id, seam.at)
+    taken: Set[int | None] = set()
     if change is not None:
-        # What was read in a way that nobody confirmed says nothing about a seam before it.
-        earlier = [one for one in readings if one.moment.at >= seam.at and TENTATIVE not in one.doubt]
-        if earlier:
-            readings = [one for one in readings if TENTATIVE not in one.doubt]
-        else:
-            readings = [one for one in readings if one.good or change.mark in one.doubt]
+        earlier = [one for one in readings if one.moment.at >= seam.at and not one.tentative]
+        if not earlier:
+            taken = {one.id for one in readings if change.mark in one.doubt}
             seam = replace(seam, old_meaning=change.old, new_meaning=change.new)
+    # What was read in a way that nobody confirmed says nothing about a seam of the counter as it is booked.
+    readings = [one for one in readings if not one.tentative or one.id in taken]
+    if seam.kind == "rollover":
+        readings = [one for one in readings if not _foreign(one)]
     steps = [
         Step(reading.moment.at, reading.index_wh, reading.good, reading.id)
         for reading in readings
@@ -315,14 +317,20 @@ def record_rollover(meter: Meter, store: Store, now: datetime) -> Seam | None:
     last, good = store.readings.last(meter.id), store.readings.last_good(meter.id)
     if range_wh is None or last is None or good is None or good.index_wh is None or last.index_wh is None:
         return None
-    if not last.doubt or not last.moment.trusted or not good.moment.trusted or good.moment.at >= last.moment.at:
+    if (
+        not last.doubt
+        or _foreign(last)
+        or not last.moment.trusted
+        or not good.moment.trusted
+        or good.moment.at >= last.moment.at
+    ):
         return None
     # The first readings of the new round tell the moment best; whoever counts on may be hours further.
     first = last
     for reading in store.readings.back(meter.id):
         if reading.id == good.id:
             break
-        if reading.index_wh is not None and reading.moment.trusted:
+        if reading.index_wh is not None and reading.moment.trusted and not _foreign(reading):
             first = reading
     assert first.index_wh is not None  # chosen for it
     if not all(_under_its_exponent(register, reading) for reading in (good, first)):
@@ -336,6 +344,11 @@ def record_rollover(meter: Meter, store: Store, now: datetime) -> Seam | None:
         _step(meter, good.index_wh),
     )
     return record_seam(meter, seam, store, now).seam if seam is not None else None
+
+
+def _foreign(reading: Reading) -> bool:
+    """Read in a way that nobody confirmed, of another meter, or with another ratio: no round of the same counter."""
+    return any(text in reading.doubt for text in (TENTATIVE, STRANGER, RATIO)) and not reading.settled
 
 
 def _under_its_exponent(register: Register | None, reading: Reading) -> bool:

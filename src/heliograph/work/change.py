@@ -16,13 +16,10 @@ from typing import Any
 from heliograph.core.errors import ConfigError
 from heliograph.core.figures import kwh
 from heliograph.core.meaning import Meaning, differences, from_json, index_wh, meaning_of
-from heliograph.core.readings import Reading
+from heliograph.core.readings import TENTATIVE, Reading
 from heliograph.core.registers import MeterMap
 from heliograph.core.site import Meter
 from heliograph.store import Store
-
-TENTATIVE = "the counter is read in another way than before"
-"""How the doubt of such a reading begins."""
 
 
 @dataclass(frozen=True, slots=True)

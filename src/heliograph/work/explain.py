@@ -28,10 +28,10 @@ from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, continuous
 from heliograph.core.meaning import Meaning
 from heliograph.core.quantity import UNITS
-from heliograph.core.readings import Reading
+from heliograph.core.readings import TENTATIVE, Reading
 from heliograph.core.registers import FUNCTION_CODES, MeterMap, Order, Register
 from heliograph.store import Store
-from heliograph.work.change import TENTATIVE, confirm
+from heliograph.work.change import confirm
 from heliograph.work.close_days import estimated_wh
 from heliograph.work.count_polls import covered
 
