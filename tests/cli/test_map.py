@@ -64,7 +64,8 @@ def test_names_can_be_copied_from_a_terminal_of_any_width(columns: int) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     code = "from heliograph.cli import heliograph; heliograph(['map', '--local', '/nowhere', 'list'])"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env={**os.environ, "NO_COLOR": "1"}) as process:
+    environment = {name: said for name, said in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env=environment | {"NO_COLOR": "1"}) as process:
         os.close(theirs)
         text = b""
         with contextlib.suppress(OSError):  # how Linux tells that the other end of a terminal was closed

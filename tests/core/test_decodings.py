@@ -327,3 +327,19 @@ def test_a_range_that_ends_before_the_total_does_not_take_neighbours_for_phases(
 def test_a_grid_is_found_among_a_thousand_other_registers() -> None:
     words = dict.fromkeys(range(1000), 0) | {place + 700: word for place, word in bank(SDM630).items() if place < 0x60}
     assert phase_set(words).members["active_power"].address == 700 + 0x34
+
+
+def test_a_map_whose_numbers_have_scale_registers_is_shown_as_it_reads_them() -> None:
+    registers = (
+        Register(quantity="active_power", type="s16", address=0x10, unit="W", scale_register=0x11),
+        Register(quantity="power_SF", type="sunssf", address=0x11),
+        Register(quantity="energy_export", type="acc32", address=0x12, unit="Wh", scale_register=0x14, monotonic=True),
+        Register(quantity="energy_SF", type="sunssf", address=0x14),
+    )
+    map = replace(SDM630, registers=registers, vectors=(), function="holding")
+    words = {0x10: 6133, 0x11: 1, 0x12: 0x0009, 0x13: 0x69B8, 0x14: 0xFFFE}
+    own, _ = hypotheses(map, {"holding": words})
+    marker = Marker(own.values, style_by(map))
+    power, energy = (readings_at(words, at, marker, map=map, function="holding")[0] for at in (0x10, 0x12))
+    assert (power.by_map, power.decoding.number) == ("active_power", 61330)
+    assert energy.by_map == "energy_export" and energy.decoding.number == pytest.approx(6168.88)

@@ -451,7 +451,7 @@ def verify(bodies: list[dict[str, Any]]) -> list[str]:
     audit.report.head = {"first": 1, "meters": ["m0"], "from": "2026-03-14", "to": "2026-03-16"}
     audit._days = {("m0", "2026-03-14"), ("m0", "2026-03-15")}
     for body in bodies:
-        audit._judge(body)
+        audit._judge({"at": "2026-03-17T00:00:00Z", **body})
     return [finding.text for finding in audit.report.findings]
 
 

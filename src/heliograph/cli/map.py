@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +12,7 @@ import click
 
 from heliograph import library
 from heliograph.cli import map_new, map_sunspec, map_try
-from heliograph.cli.options import json_option, print_json, print_table
+from heliograph.cli.options import is_narrow, json_option, print_json, print_table
 from heliograph.core.decode import addresses
 from heliograph.core.errors import ConfigError
 from heliograph.core.registers import MeterMap, Register
@@ -108,8 +106,7 @@ WIDE = 100
 
 def _left_out() -> set[str]:
     """On a narrow terminal: what the name of a map says already, and the phases."""
-    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE
-    return {"maker", "phases"} if narrow else set()
+    return {"maker", "phases"} if is_narrow(WIDE) else set()
 
 
 MANY = 6

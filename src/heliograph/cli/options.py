@@ -75,6 +75,13 @@ def print_table(
         click.echo(line.rstrip())
 
 
+def is_narrow(columns: int) -> bool:
+    """Whether stdout is a terminal with fewer columns than these."""
+    import shutil
+
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < columns
+
+
 def a_day(text: str, zone_today: date) -> date:
     """2026-03-14, today or yesterday."""
     from datetime import timedelta

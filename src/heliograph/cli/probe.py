@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from heliograph.cli.options import a_meter, app_of, config_option, json_option, print_json, print_table
+from heliograph.cli.options import a_meter, app_of, config_option, is_narrow, json_option, print_json, print_table
 from heliograph.core import decodings
 from heliograph.core.decodings import Diagnosis, Marked, PhaseSet
 from heliograph.core.errors import BusRefused, UsageError
@@ -32,6 +32,9 @@ UNKNOWN_DEVICE = Timing(pause=0.06, timeout=0.6, retries=1)
 LONG_REQUEST = 60
 WIDEST = 4
 """Words of the widest number: what is read for a single address."""
+WIDE = 110
+"""Columns of a terminal from which on a whole row has room."""
+AGREES = "agrees"
 SHOWN = 12
 """Readings of a single address that are shown without --all."""
 
@@ -350,7 +353,8 @@ def _print(
             zeros.append(address)
             continue
         close_zeros()
-        text = decodings.text_at(heard.words, address)
+        mapped = bool(best) and bool(best[0].by_map) and not best[0].against
+        text = "" if mapped else decodings.text_at(heard.words, address)
         if text:
             words = " ".join(f"{heard.words[a]:04X}" for a in range(address, address + 2))
             shown.append((f"0x{address:04X}", f"{words} …", "text", text[:32], "", ""))
@@ -362,7 +366,11 @@ def _print(
         if best and (best[0].agrees or best[0].by_map or best[0].usual):
             over = best[0].decoding.last
     close_zeros()
-    if shown:
+    if shown and is_narrow(WIDE):
+        # The raw words, and which relation holds, are for a wider screen; what does not fit is told in full.
+        short = [(place, *rest, AGREES if why.startswith(AGREES) else why) for place, _, *rest, why in shown]
+        print_table(("address", "read as", "value", "could be", "why"), short, right=("value",))
+    elif shown:
         print_table(("address", "words", "read as", "value", "could be", "why"), shown, right=("value",))
     if not everything and rows:
         click.echo("--all shows every decoding. Compare with the display before a map is changed.")
@@ -403,7 +411,7 @@ def _row(address: int | None, one: Marked) -> tuple[str, ...]:
         why = f"does not fit: {'; '.join(one.against)}"
     elif one.agrees:
         first, *more = one.marks[0].why.split("; ")
-        why = f"agrees: {first}" + (f", and {len(more)} more" if more else "")
+        why = f"{AGREES}: {first}" + (f", and {len(more)} more" if more else "")
     else:
         why = one.marks[0].why if one.marks else ""
     where = f"0x{address:04X}" if address is not None else ""

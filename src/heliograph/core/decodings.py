@@ -27,6 +27,7 @@ Space = Mapping[Function, Words]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 NUMBERS: tuple[Type, ...] = ("u16", "s16", "u32", "s32", "float32", "u64", "s64", "float64")
+ACCUMULATORS: dict[Type, Type] = {"acc32": "u32", "acc64": "u64"}
 SCALES = tuple(Decimal(text) for text in ("1", "0.1", "0.01", "0.001", "10", "100", "1000"))
 FLOAT_SCALES = tuple(Decimal(text) for text in ("1", "1000", "0.001", "0.1", "0.01"))
 """Floats are mostly in a unit or a thousand of it; some hold whole tenths (Chint DTSU666)."""
@@ -119,7 +120,7 @@ class Marked:
         """The best reading first."""
         own = bool(self.by_map) and not self.against
         one = self.decoding
-        return not (self.agrees and self.usual), not own, -self.agrees, not self.marks, not self.usual, one.odd
+        return not own, not (self.agrees and self.usual), -self.agrees, not self.marks, not self.usual, one.odd
 
 
 # One address -----------------------------------------------------------------------------------------------------
@@ -514,15 +515,23 @@ def readings_at(
     own, name = _by_map(words, address, map, function)
     names = {one: role for role, one in found.members.items()} if found is not None else {}
     read = []
+    # The same words may give the same number in several ways, as signed and unsigned ones do: that is one reading.
+    twins = [one for one in decodings(words, address) if own is not None and _twin(one, own)]
     if own is not None:
         against = marker.against(name, own.number)
-        read.append(Marked(own, () if against else marker.marks(own, name), name, against, True))
+        marks = [mark for one in (own, *twins) for mark in marker.marks(one, name) if mark.quantity == name]
+        best = tuple(sorted(marks, key=lambda mark: -mark.agrees)[:1])
+        read.append(Marked(own, () if against else best, name, against, True))
     for one in decodings(words, address):
-        if one != own:
+        if one not in twins:
             role = names.get(one, "")
-            marks = marker.marks(one, role) if one.plausible or role else ()
-            read.append(Marked(one, marks, usual=marker.usual(one), name=role))
+            marks_of = marker.marks(one, role) if one.plausible or role else ()
+            read.append(Marked(one, marks_of, usual=marker.usual(one), name=role))
     return tuple(sorted(read, key=lambda one: (not one.name, *one.rank)))
+
+
+def _twin(one: Decoding, other: Decoding) -> bool:
+    return one.words == other.words and one.number == other.number
 
 
 def _by_map(words: Words, address: int, map: MeterMap | None, function: Function) -> tuple[Decoding | None, str]:
@@ -530,11 +539,13 @@ def _by_map(words: Words, address: int, map: MeterMap | None, function: Function
     for register in map.registers if map is not None else ():
         single = register.model is None and not register.addresses and not register.times
         if map is not None and register.address == address and map.function_of(register) == function and single:
-            if register.type not in NUMBERS or register.scale_register is not None:
+            type = ACCUMULATORS.get(register.type, register.type)
+            exponent = exponent_of(map, register, {function: words}) if register.scale_register is not None else 0
+            if type not in NUMBERS or exponent is None or not -10 <= exponent <= 10:
                 return None, register.quantity
-            scale = (register.scale * UNITS[register.unit][1]).normalize()
+            scale = (register.scale.scaleb(exponent) * UNITS[register.unit][1]).normalize()
             scale = Decimal(f"{scale:f}")
-            return decoding(words, address, register.type, map.order_of(register), scale), register.quantity
+            return decoding(words, address, type, map.order_of(register), scale), register.quantity
     return None, ""
 
 
