@@ -353,7 +353,7 @@ class Daemon:
 
     def _meter(self, id: str, more: list[str], wish: Any) -> Any:
         meter = next((one for one in self.app.meters if one.id == id), None)
-        if meter is None or len(more) > 1 or (wish is None) != (more in ([], ["all"])):
+        if meter is None or len(more) > 1 or (wish is None) != (more in ([], ["all"], ["now"])):
             raise KeyError(id)
         if wish is not None:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
@@ -370,10 +370,10 @@ class Daemon:
                 # Nobody else knows what a person decided: it must not be lost with this card's next bad page.
                 self._scheduler.add_job(self._guarded, args=("copy now", partial(self._copy, forced=True)))
             return done
-        if more == ["all"]:
+        if more:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
             with line.lock:
-                return read_once(line, meter, self.app.clock, everything=True)
+                return read_once(line, meter, self.app.clock, everything=more == ["all"])
         at = self.live.at.get(id)
         return {
             "meter": id,

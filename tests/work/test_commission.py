@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -91,6 +91,7 @@ class Stage:
     stack: ExitStack
     person: Person = field(default_factory=Person)
     sandbox: Sandbox = field(init=False)
+    device: SimulatedMeter = field(init=False)
     meter: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     token: str = ""
@@ -127,7 +128,7 @@ class Stage:
         sim: dict[str, Any] = {"rated_kw": 50.0, "serial": SERIAL, "start_export_wh": 41_230_700, "unit": 1}
         sim |= {"sky": Sky(SINGAPORE, seed=5), "started": self.clock.now() - timedelta(hours=1)} | self.meter
         kind = library.load(self.kind or given["map"], local=None).map
-        device = SimulatedMeter(kind, clock=self.clock.now, **sim)
+        self.device = device = SimulatedMeter(kind, clock=self.clock.now, **sim)
         server = self.stack.enter_context(Server({device.unit: device}))
         (self.folder / "token").write_text(self.token or self.sandbox.token)
         (self.folder / "data").mkdir(exist_ok=True)
@@ -314,6 +315,36 @@ class Polling(FakeClock):
         self.round()
 
 
+@contextmanager
+def gateway(stage: Stage) -> Iterator[tuple[app.App, Daemon]]:
+    """The site with its gateway running, which polls when it is told to."""
+    site = stage.site()
+    with site.writer() as store:
+        running = Daemon(site, store)
+        answering = control.listen(site.socket, running.answer)
+        assert answering is not None
+        try:
+            yield site, running
+        finally:
+            answering.close()
+            for line in running.lines:
+                line.close()
+
+
+@pytest.mark.parametrize("everything", [True, False], ids=["first look", "later look"])
+def test_a_look_through_the_gateway_is_of_the_moment_it_names_whenever_was_polled_last(
+    stage: Stage, everything: bool
+) -> None:
+    with gateway(stage) as (site, running), _means(site, site.meters) as means:
+        for line in running.lines:
+            running._poll(line)
+        stage.clock.sleep(7)
+        look = means.look(site.meters[0], everything)
+        assert datetime.fromisoformat(look["at"]) == stage.clock.now()
+        assert tuple(look["words"]["energy_export"]) == stage.device.words("input", 0x4A, 2, stage.clock.now())
+        assert set(look) >= {"values", "absent", "words", "serial", "doubts"}
+
+
 @pytest.mark.parametrize(
     ("cts", "expected"),
     [
@@ -328,9 +359,7 @@ def test_the_running_gateway_is_asked_where_line_and_token_are_its_own(
 ) -> None:
     stage.clock = clock = Polling(NOON)
     stage.meter.update(cts=cts)
-    site = stage.site()
-    with site.writer() as store:
-        running = Daemon(site, store)
+    with gateway(stage) as (site, running):
 
         def round() -> None:
             for line in running.lines:
@@ -338,17 +367,10 @@ def test_the_running_gateway_is_asked_where_line_and_token_are_its_own(
 
         clock.round = round
         clock.round()
-        answering = control.listen(site.socket, running.answer)
-        assert answering is not None
-        try:
-            before = sum(stage.sandbox.requests.values())
-            with _means(site, site.meters) as means:
-                assert means.box.running
-                found = commission(site.meters, (), means, clock, site.rules, stage.person, timedelta(seconds=30))
-        finally:
-            answering.close()
-            for line in running.lines:
-                line.close()
+        before = sum(stage.sandbox.requests.values())
+        with _means(site, site.meters) as means:
+            assert means.box.running
+            found = commission(site.meters, (), means, clock, site.rules, stage.person, timedelta(seconds=30))
     assert {one.step: one.cause for one in found.checks if one.result != "green"} == expected
     assert sum(stage.sandbox.requests.values()) > before
     assert found.looks["roof"].serial == str(SERIAL) and found.looks["roof"].words["energy_export"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph import __version__
+from heliograph.cli.line import LONGEST_WAIT
 from heliograph.cli.options import a_meter, app_of, config_option, json_option, print_json
 from heliograph.core.commissioning import Check, Result, green
 from heliograph.core.delivery import Registered, Roll, Verdict
@@ -313,11 +314,12 @@ def _maps() -> list[MeterMap]:
 def _asked(app: App, meter: Meter, everything: bool) -> Mapping[str, Any]:
     from heliograph import control
 
-    more = "/all" if everything else ""
-    answer: Mapping[str, Any] | None = control.ask(app.socket, f"/api/v1/meters/{meter.id}{more}", timeout=60)
-    if answer is None or answer["at"] == "never":
+    # Read now: what was polled last is of another moment, and rises by steps of its own.
+    question = f"/api/v1/meters/{meter.id}/{'all' if everything else 'now'}"
+    answer: Mapping[str, Any] | None = control.ask(app.socket, question, timeout=LONGEST_WAIT)
+    if answer is None:
         raise HeliographError(
-            f"the running gateway has nothing of {meter.id} yet",
+            f"the running gateway does not answer for {meter.id}",
             hint="heliograph status says why; try again in a minute",
         )
     return answer
