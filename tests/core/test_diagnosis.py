@@ -117,6 +117,14 @@ def test_what_follows(observed: Observations, codes: str) -> None:
         assert one.next or one.code == "ok", "a fault without a next step"
 
 
+def test_one_question_is_one_and_several_are_several() -> None:
+    (found,) = diagnose(seen(knocks=(ANSWERED,), foreign=(b"\x09\x04\x00\x00\x00\x02xx",)))
+    assert found.sentence == "Somebody else asks on this line: 1 question to unit 9 was heard that is not ours."
+    two = (b"\x09\x04\x00\x00\x00\x02xx", b"\x07\x04\x00\x00\x00\x02xx")
+    (found,) = diagnose(seen(knocks=(ANSWERED,), foreign=two))
+    assert found.sentence.endswith("2 questions to units 7, 9 were heard that are not ours.")
+
+
 def test_a_device_that_sleeps_is_not_called_dead() -> None:
     sleeper = library.load("solis-string", local=None).map
     assert diagnose(seen(map=sleeper, dark=True, knocks=(SILENT,) * 3))[0].code == "night"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,12 +14,14 @@ import pytest
 
 from heliograph import library
 from heliograph.core.diagnosis import Finding, Observations, diagnose
+from heliograph.core.line import parse
 from heliograph.core.registers import MeterMap, Order
+from heliograph.ports import FRAMES, Frame
 from heliograph.rehearsal.faults import Faults
 from heliograph.rehearsal.frames import Device, rtu
 from heliograph.rehearsal.line import OtherMaster, Parity, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
-from heliograph.work.diagnose import Experiment, Machine, Subject, budget, observe
+from heliograph.work.diagnose import Experiment, Machine, Subject, _Visit, budget, observe
 from tests.bus.paced import Copper
 
 NOON = datetime(2026, 3, 14, 11, tzinfo=UTC)
@@ -274,6 +276,32 @@ def test_the_time_that_is_told_beforehand_is_kept(fault: str) -> None:
         assert took <= most
         if fault == "ok" and not any(case.faults.chances().values()):
             assert likely / 2.5 <= took <= likely * 1.5
+
+
+def visit(url: str) -> _Visit:
+    return _Visit(Subject(url, 1), Copper(Wire({})).open, tuple, lambda _, __: None, frozenset())
+
+
+@pytest.mark.parametrize("how", ["", "&echo=1"], ids=["unannounced", "announced"])
+def test_a_question_of_ours_that_comes_back_is_no_other_master(how: str) -> None:
+    """Also late, and when so much has been said since that it is not remembered as ours."""
+    url = f"serial:///dev/ttyS9?baudrate=9600{how}"
+    line = parse(url)
+    ours = [rtu(1, bytes((3, 0, number, 0, 2))) for number in range(40)]
+    theirs = rtu(9, b"\x04\x00\x34\x00\x02")
+    said: deque[Frame] = deque(maxlen=FRAMES)
+    for number, one in enumerate(ours):
+        said += [Frame(number, True, one), Frame(number + 0.1, False, one), Frame(number + 0.2, False, b"\x01")]
+    said += [Frame(40.0, True, ours[-1]), Frame(40.1, False, ours[-1])]
+    assert not said[0].sent and said[0].data in ours  # its question is gone
+    looking = visit(url)
+    looking.overheard(line, said)
+    looking.overheard(line, [Frame(50.0, False, ours[-1])])  # later, when nothing has been sent again
+    if how:
+        looking.overheard(line, [Frame(51.0, False, ours[-3])])
+    assert looking.foreign == []
+    looking.overheard(line, [Frame(52.0, False, theirs)])
+    assert looking.foreign == [theirs]
 
 
 def matrix(runs: int) -> str:

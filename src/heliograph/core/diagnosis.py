@@ -515,10 +515,12 @@ def _others(o: Observations) -> Iterator[Finding]:
     """A request that is not ours can only come from another master."""
     asked = sorted({frame[0] for frame in o.foreign})
     if o.foreign:
+        units = f"unit{'s' if len(asked) > 1 else ''} {', '.join(map(str, asked))}"
+        count = "1 question" if len(o.foreign) == 1 else f"{len(o.foreign)} questions"
+        was = "was heard that is" if len(o.foreign) == 1 else "were heard that are"
         yield Finding(
             "another-master",
-            f"Somebody else asks on this line: {len(o.foreign)} questions to unit {', '.join(map(str, asked))} were"
-            " heard that are not ours.",
+            f"Somebody else asks on this line: {count} to {units} {was} not ours.",
             "Disconnect the other master (logger, wallbox, second gateway), or read through it: a line has one.",
             {"questions": len(o.foreign), "units": asked, "first": o.foreign[0].hex(" "), "listened_s": o.listened},
         )

@@ -41,7 +41,7 @@ from heliograph.core.errors import BusError, BusGarbled, BusRefused, BusTimeout,
 from heliograph.core.line import Line, parse
 from heliograph.core.plan import Block, Learned, after_refusal, line_cost, parts, plan
 from heliograph.core.registers import MeterMap, Order, Register, Timing
-from heliograph.ports import Bus, Frame
+from heliograph.ports import FRAMES, Bus, Frame
 from heliograph.work.identify import identify
 from heliograph.work.read_block import decoded
 
@@ -270,6 +270,10 @@ class _Visit:
     told: Told
     skip: frozenset[Experiment]
     foreign: list[bytes] = field(default_factory=list)
+    sent: list[bytes] = field(default_factory=list)
+    """Our own questions, as far as they were kept."""
+    echoing: bool = False
+    """An echo was found, or is expected: then whatever we have ever sent may come back."""
     answered_after: list[float] = field(default_factory=list)
     """Seconds of each answer so far."""
     usable: list[Block] | None = None
@@ -339,7 +343,7 @@ class _Visit:
             heard = _said(bus.hear(seconds))
         except BusUnreachable:
             return o  # the first question will say so
-        self.foreign += [frame for said in heard for frame in requests_in(said)]
+        self.foreign += [one for said in heard for one in requests_in(said) if not self.is_own(one)]
         return replace(o, heard=(*o.heard, *heard), listened=o.listened + seconds)
 
     def knocks(self, bus: Bus, line: Line) -> Iterator[Try]:
@@ -564,6 +568,7 @@ class _Visit:
             outcome, said = "silent", error.message
         except BusGarbled as error:
             outcome, said = ("echoed" if bus.counters.echoed > echoed else "garbled"), error.message
+            self.echoing |= outcome == "echoed"
         except BusUnreachable as error:
             number = getattr(error.__cause__, "errno", None) or 0
             reset = bus.counters.requests > asked or number in (errno.ECONNRESET, errno.EPIPE)
@@ -579,11 +584,21 @@ class _Visit:
 
     def overheard(self, line: Line, frames: Iterable[Frame]) -> None:
         """Questions that are not ours, among what was said since they were last looked through."""
-        if line.way != "tcp":
-            ours = [frame.data for frame in frames if frame.sent]
-            self.foreign += [
-                one for said in _said(frames) for one in requests_in(said) if not any(one in own for own in ours)
-            ]
+        if line.way == "tcp":
+            return
+        frames = list(frames)
+        if len(frames) >= FRAMES:  # the older ones are lost, and what comes first may be the echo of one of them
+            frames = frames[next((n for n, frame in enumerate(frames) if frame.sent), len(frames)) :]
+        ours = [frame.data for frame in frames if frame.sent]
+        self.echoing |= line.echo
+        self.foreign += [
+            one for said in _said(frames) for one in requests_in(said) if one not in ours and not self.is_own(one)
+        ]
+        self.sent += ours
+
+    def is_own(self, heard: bytes) -> bool:
+        """Whether this is a question of ours that came back. A copy of the last one proves nobody else on any line."""
+        return heard in (self.sent if self.echoing else self.sent[-1:])
 
     # -- what is asked --------------------------------------------------------------------------------------------
 
