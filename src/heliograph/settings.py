@@ -101,7 +101,7 @@ class MeterSettings(Part):
     order: Order | None = None
     """Byte order where this device was set differently from its map."""
     factors: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Ratios the device does not tell, such as ct_ratio."""
+    """Ratios the device does not tell, such as ct_ratio. Where it does tell one, what stands here counts."""
 
 
 class Secret(Part):

@@ -181,6 +181,18 @@ def test_check_names_what_will_be_done(ask: Ask) -> None:
     assert json.loads(ask("check", "--schema").stdout)["title"] == "Heliograph configuration"
 
 
+def test_read_tells_where_the_device_says_another_ratio(site: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(site.read_text().replace("rated_kw = 50", "rated_kw = 50\nfactors = { ct_ratio = 40 }"))
+    for said, differs in ((39.0, True), (40.0, False)):
+        answer = {"at": "2026-03-14T12:00:00Z", "values": {"energy_export": 4_164_237, "ct_ratio": said}}
+        monkeypatch.setattr("heliograph.control.ask", lambda *_args, answer=answer, **_more: answer)
+        found = ask("read", "roof")
+        assert code(found) == 0, found.output
+        words = "ct_ratio: the device says 39, factors in the configuration says 40, which counts"
+        assert (words in found.stdout) is differs
+        assert bool(json.loads(ask("read", "roof", "--json").stdout)["notes"]) is differs
+
+
 def test_reading_a_port_that_is_not_there_says_so(ask: Ask) -> None:
     found = ask("read", "roof")
     assert code(found) == 69

@@ -495,6 +495,35 @@ def test_a_ratio_that_the_device_tells_is_not_taken_for_energy_when_somebody_set
     site.store.close()
 
 
+def test_a_ratio_of_the_site_counts_however_the_requests_are_cut(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meter tells 39 beside its counter; a person has said 40. Then it takes short requests only, and tells 41."""
+    meter = original()
+    ratio = Register(quantity="ct_ratio", type="u16", address=0x44)
+    others = tuple(one for one in meter.map.registers if one.address != 0x44)
+    site = Roof(quick, replace(meter, map=replace(meter.map, registers=(*others, ratio))))
+    device, most, told = site.devices[1], [200], [39]
+    words = device.words
+
+    def other_ratio(
+        function: Function, address: int, count: int, at: datetime | None = None
+    ) -> tuple[int, ...] | Refusal:
+        found = words(function, address, count, at)
+        if count > most[0] or isinstance(found, Refusal):
+            return Refusal(2) if count > most[0] else found
+        ours = function == "input"
+        return tuple(told[0] if ours and address + n == 0x44 else word for n, word in enumerate(found))
+
+    monkeypatch.setattr(device, "words", other_ratio)
+    site.until(34)
+    good = site.store.readings.last_good("roof")
+    assert good is not None and good.index_wh == device.counted_wh(good.moment.at) and good.values["ct_ratio"] == 39
+    most[0], told[0] = 6, 41
+    site.clock.leap(hours=1)
+    site.until(51)
+    assert site.booked() == site.true_wh() and len(site.uplink.stored) == 2 and not site.alarms()
+    site.store.close()
+
+
 def test_words_in_a_wrong_order_are_stored_no_oftener_than_others(tmp_path: Path) -> None:
     """They make another doubt at each poll, and a change may wait for weeks."""
     meter = a_meter()

@@ -202,6 +202,8 @@ def test_a_site_s_byte_order_and_ratios_take_part(tmp_path: Path) -> None:
     assert "x ct_ratio 20 x vt_ratio 2.0" in right["closing"]["before"]["steps"][1]["how"]
     unset = explained(None)
     assert any("ct_ratio is not known" in what for what in fails(unset))
+    both = explained(Setting("CDAB", {"ct_ratio": Decimal(20), "vt_ratio": Decimal(3)}))
+    assert both["closing"]["before"]["decoded"]["factors"]["vt_ratio"] == "3", "the site's, not what the device told"
     assert unset["period_wh"] == 30_000, "the stored figure stands, only its decoding cannot be shown"
     wrong = explained(Setting("ABCD", {"ct_ratio": Decimal(20)}))
     assert "with byte order CDAB it fits" in wrong["closing"]["before"]["decoding"]

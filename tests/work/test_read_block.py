@@ -252,3 +252,20 @@ def test_a_ratio_beside_the_counter_does_not_keep_it_from_being_believed(where: 
         production="energy_export",
     )  # fmt: skip
     assert (got.values, got.doubts) == ({"energy_export": 20_000, "ct_ratio": 40, "frequency": 50}, ())
+
+
+@pytest.mark.parametrize("where", [0, 4])
+def test_a_ratio_of_the_site_counts_and_not_the_device_s(where: int) -> None:
+    """Also inside one block, else the cut of the requests would decide by what the counter is multiplied."""
+    counter = Register(quantity="energy_export", type="u32", unit="Wh", address=2, times=("ct_ratio",))
+    ratio = Register(quantity="ct_ratio", type="u16", address=where)
+    raw = (39, 0, 0, 500, 39)
+    bus = ListedBus([], raw=raw)
+    map = replace(MAP, registers=(counter, ratio))
+    said = {"ct_ratio": Decimal(40)}
+    for block in (Block("input", 0, 5, (ratio, counter)), Block("input", 2, 2, (counter,))):
+        got = read_block(
+            bus, 1, block, map, TIMING, {}, now=lambda: bus.time, rated_kw=50, production="energy_export", factors=said
+        )
+        assert got.values["energy_export"] == 20_000
+        assert got.values.get("ct_ratio", 39) == 39, "what the device says is kept beside it"

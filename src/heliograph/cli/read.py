@@ -54,9 +54,18 @@ def _read(app: App, meter: Meter, everything: bool) -> dict[str, Any]:
         line.close()
 
 
+def _notes(read: dict[str, Any], meter: Meter) -> list[str]:
+    """Where the device says another ratio than the site: nothing is wrong with the reading, but one of them is."""
+    return [
+        f"{name}: the device says {read['values'][name]:g}, factors in the configuration says {said:g}, which counts"
+        for name, said in meter.factors
+        if isinstance(read["values"].get(name), int | float) and read["values"][name] != said
+    ]
+
+
 def _show(read: dict[str, Any], meter: Meter, as_json: bool) -> None:
     if as_json:
-        print_json(read)
+        print_json({**read, "notes": _notes(read, meter)})
         return
     serial = f", serial {read['serial']}" if read.get("serial") else ""
     click.echo(
@@ -77,5 +86,7 @@ def _show(read: dict[str, Any], meter: Meter, as_json: bool) -> None:
         print_table(("quantity", "value", "unit", ""), rows, right=("value",))
     for name, why in read.get("absent", {}).items():
         click.echo(f"  no {name}: {why}")
+    for note in _notes(read, meter):
+        click.echo(f"  {note}")
     for doubt in read.get("doubts", ()):
         click.echo(f"! {doubt}")

@@ -525,7 +525,7 @@ class _Visit:
             told, why = decoded(block, words, map, factors)
             values.update(told)
             absent.update(why)
-            factors |= {name: Decimal(str(one)) for name, one in told.items() if not isinstance(one, str)}
+            factors = {name: Decimal(str(one)) for name, one in told.items() if not isinstance(one, str)} | factors
         return Content(values, absent)
 
     def series(self, bus: Bus, line: Line) -> Iterator[Try]:

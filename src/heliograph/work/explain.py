@@ -412,8 +412,8 @@ def _decoded(reading: Reading, case: _Case) -> dict[str, Any] | str:
         return f"{production} is not among the words that are stored"
     words = [at[address] for address in addresses(register)]
     order = _order(map, register, setting)
-    factors = dict(setting.factors) if setting is not None else {}
-    factors |= {name: Decimal(str(reading.values[name])) for name in register.times if name in reading.values}
+    factors = {name: Decimal(str(reading.values[name])) for name in register.times if name in reading.values}
+    factors |= setting.factors if setting is not None else {}
     exponent = None
     if register.scale_register is not None and register.scale_register in at:
         exponent = at[register.scale_register] - (at[register.scale_register] >> 15 << 16)

@@ -671,9 +671,10 @@ def _changed(meter: Meter, store: Store) -> str:
 
 
 def _ratios(meter: Meter, values: Mapping[str, float | int]) -> dict[str, float]:
-    """Those that multiply the production counter, as the device tells them."""
-    register = meter.map.register(meter.production)
-    return {name: values[name] for name in (register.times if register is not None else ()) if name in values}
+    """Those that multiply the production counter, as the device tells them; none of which the site says it itself."""
+    register, said = meter.map.register(meter.production), dict(meter.factors)
+    names = register.times if register is not None else ()
+    return {name: values[name] for name in names if name in values and name not in said}
 
 
 def _joined(*doubts: str) -> str:

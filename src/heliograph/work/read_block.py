@@ -67,7 +67,7 @@ def remembered(previous: Mapping[str, Known], read: BlockRead) -> dict[str, Know
 def decoded(
     block: Block, words: tuple[int, ...], map: MeterMap, factors: Mapping[str, Decimal]
 ) -> tuple[dict[str, Value], dict[str, str]]:
-    """Values and reasons for absence. A factor that is read in the same block wins over the one that is given."""
+    """Values and reasons for absence. A factor that is given wins over one of its name that is read in the block."""
     values: dict[str, Value] = {}
     absent: dict[str, str] = {}
     by = dict(factors)
@@ -83,7 +83,7 @@ def decoded(
         else:
             values[register.quantity] = value
             if not isinstance(value, str):
-                by[register.quantity] = Decimal(str(value))
+                by.setdefault(register.quantity, Decimal(str(value)))
     return values, absent
 
 
