@@ -245,9 +245,9 @@ class RtuExchange:
         else:
             self._silence = 3.5 * STRICT_BITS / line.baudrate
         self._hint = (
-            "Check A/B, termination, unit id and baud rate, then run: heliograph scan"
+            "Check A/B, termination, unit id and baud rate, then run: heliograph doctor"
             if line.way == "serial"
-            else "Check unit id and the converter's serial settings, then run: heliograph scan"
+            else "Check unit id and the converter's serial settings, then run: heliograph doctor"
         )
         self._last = -OWED
         """When a character was last on the line, ours or anybody's."""
@@ -445,7 +445,7 @@ class RtuExchange:
         elif speaker is not None and speaker != question.unit:
             self._counters.foreign += 1
             what = f"unit {speaker} answered instead"
-            hint = "Is another master asking on this line, or do two devices share a unit id? heliograph scan"
+            hint = "Is another master asking on this line, or do two devices share a unit id? heliograph doctor"
         elif speaker is not None:
             self._counters.foreign += 1
             what = what or "the answer to another question came"
