@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 
 from heliograph import app, control, library, settings
 from heliograph.cli import heliograph
-from heliograph.core.errors import HeliographError
+from heliograph.cli.record import _written
+from heliograph.core.errors import HeliographError, UsageError
 from heliograph.core.recording import Recording, image, parse, text
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.meter import SimulatedMeter
@@ -129,6 +130,41 @@ def test_what_is_wrong_is_told_before_anything_is_asked(
     error = told(run("record", "--bus", server.url, "--map", "eastron-sdm630", "--to", str(tmp_path), *words))
     assert message in error.message and hint in error.hint, (error.message, error.hint)
     assert server.counts["requests"] == 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "recordings/today"])
+def test_a_folder_that_takes_no_file_is_told_before_anything_is_asked(below: str, server: Server) -> None:
+    words = ["--bus", server.url, "--map", "eastron-sdm630", "--to", str(Path("/proc") / below)]
+    error = told(run("record", *words))
+    assert "/proc" in error.message and "cannot be written" in error.message and "--to" in error.hint
+    assert server.counts["requests"] == 0
+
+
+def test_a_folder_that_goes_away_meanwhile_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        _written(tmp_path / "taken" / "some.toml", "")
+
+
+def test_a_serial_number_in_what_a_person_writes_is_masked(server: Server, tmp_path: Path) -> None:
+    words = ["--note", f"my serial {SERIAL} here", "--model", f"SDM {SERIAL}", "--display", f"serial_number={SERIAL}"]
+    done = run("record", "--bus", server.url, "--map", "eastron-sdm630", "--to", str(tmp_path), *words)
+    assert done.return_value == 0, done.output
+    (path,) = tmp_path.rglob("*.toml")
+    assert str(SERIAL) not in path.read_text() and str(SERIAL) not in str(path)
+    assert made(tmp_path).note == "my serial 12345678 here"
+
+
+def test_a_serial_number_is_masked_where_the_device_says_it_is_another(server: Server, tmp_path: Path) -> None:
+    words = ["--also", "holding:0xFC00-0xFC03", "--note", f"{SERIAL}"]
+    done = run("record", "--bus", server.url, "--map", "chint-dtsu666", "--to", str(tmp_path), *words)
+    assert done.exception is None, done.exception
+    recorded = image(made(tmp_path))
+    assert recorded["holding", 0xFC02] in (112, 121)
+    assert recorded["holding", 0xFC00] << 16 | recorded["holding", 0xFC01] == 12345678
+    assert made(tmp_path).note == "12345678" and made(tmp_path).masked == ("serial_number",)
+    assert "By what it says of itself this is eastron-sdm630" in done.stdout
+    assert "--also has read may hold a serial number" in done.stdout
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import click
 
 from heliograph.cli.options import a_meter, app_of, config_option, json_option, print_json, print_table
 from heliograph.core.durations import duration
-from heliograph.core.errors import UsageError
+from heliograph.core.errors import ConfigError, UsageError
 from heliograph.core.quantity import UNITS
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
 HELP = """Take down what a device answers: every register of its map, its identity, and what else you name.
 
-Only reads. The file goes to FOLDER/<map>/<model>_<firmware>.toml; serial numbers are masked in it. Through the running
-gateway, else straight from the line.
+Only reads. The file goes to FOLDER/<map>/<model>_<firmware>.toml; serial numbers are masked in it where the map has
+them, or where the device names itself by another map. What --also reads may hold one that no map knows of. Through the
+running gateway, else straight from the line.
 
 \b
   heliograph record roof --display energy_export=41230.70kWh
@@ -73,13 +75,14 @@ def command(
     from heliograph import __version__
     from heliograph.clock import SystemClock
     from heliograph.core.recording import Recording, compared, masked, named, text, values
-    from heliograph.work.record import record
+    from heliograph.work.record import claimed, record
 
     if (meter is None) == (url is None):
         raise UsageError("say what to record: a meter of the site, or a line", hint="heliograph record --help")
     if url is None and (unit is not None or name is not None):
         raise UsageError("--unit and --map go with --bus", hint="A meter has its own in the configuration.")
     wait = _every(every)
+    _can_be_written(folder)
     source = _of_site(meter, config) if meter is not None else _of_line(url or "", unit, name)
     with source as device:
         map = device.loaded.map
@@ -116,10 +119,14 @@ def command(
         display=display,
         factors=device.factors,
         note=note,
+        model=model or "",
+        firmware=firmware or "",
     )
-    made = masked(map, made)
+    says = [other for other in claimed(made, _maps()) if other.name != map.name]
+    for other in (map, *says):
+        made = masked(other, made)
     told = named(map, made)
-    made = replace(made, model=model or told[0], firmware=firmware or told[1])
+    made = replace(made, model=made.model or told[0], firmware=made.firmware or told[1])
     path = _written(folder / made.file, text(made))
     seen = compared(map, made)
     decoded = values(map, made)
@@ -142,6 +149,11 @@ def command(
     else:
         click.echo(f"{path}  {len(made.pieces)} requests answered, {len(made.refused)} refused, over {device.line}")
         click.echo(f"  masked: {', '.join(made.masked) or 'nothing; this map names no serial number'}")
+        if says:
+            names = " or ".join(other.name for other in says)
+            click.echo(f"  By what it says of itself this is {names}, so its serial number was looked for there too.")
+        if also:
+            click.echo("  What --also has read may hold a serial number that no map knows of.")
         if seen:
             print_table(
                 ("quantity", "display", "decoded", ""),
@@ -239,9 +251,36 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
+def _maps() -> list[MeterMap]:
+    """All that can be used; a broken one of the site's own is `check`'s affair."""
+    from heliograph import library
+
+    found = []
+    for name in library.names():
+        with suppress(ConfigError):
+            found.append(library.load(name).map)
+    return found
+
+
+def _can_be_written(folder: Path) -> None:
+    """Before minutes are spent on the line. Raises UsageError; leaves nothing behind."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    try:
+        Path(tempfile.mkdtemp(dir=there)).rmdir()
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
+
+
+def _unwritable(path: Path, exc: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be written: {exc.strerror}", hint="Name another folder: --to")
+
+
 def _written(path: Path, content: str) -> Path:
     """Never over another recording: a second one of the same device gets a number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise _unwritable(path.parent, exc) from exc
     free = path
     number = 2
     while True:
@@ -253,7 +292,7 @@ def _written(path: Path, content: str) -> Path:
             free = path.with_name(f"{path.stem}-{number}.toml")
             number += 1
         except OSError as exc:
-            raise UsageError(f"{free} cannot be written: {exc.strerror}", hint="Name another folder: --to") from exc
+            raise _unwritable(free, exc) from exc
 
 
 # -- what is given ----------------------------------------------------------------------------------------------

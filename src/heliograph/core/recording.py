@@ -224,8 +224,12 @@ def _slug(text: str) -> str:
 
 
 def masked(map: MeterMap, recording: Recording) -> Recording:
-    """The same without serial numbers: in their registers, and wherever else they stand as text or as a number."""
+    """The same without serial numbers: in their registers, and wherever else they stand as text or as a number.
+
+    Also in what a person wrote down: the note, the display, model and firmware.
+    """
     pieces = recording.pieces
+    spoken: dict[str, str] = {}
     map = placed(map, recording)
     names = {map.identity.serial or "serial_number"} | {
         r.quantity for r in map.registers if _PERSONAL.fullmatch(r.quantity)
@@ -247,9 +251,33 @@ def masked(map: MeterMap, recording: Recording) -> Recording:
             found.append((known, after))
         for theirs, ours in found:
             pieces = _elsewhere(register, map.order_of(register), theirs, ours, pieces)
+            spoken |= _spoken(register, map.order_of(register), theirs)
         if found:
             hidden.append(register.quantity)
-    return replace(recording, pieces=pieces, masked=tuple(hidden))
+
+    def hushed(told: str) -> str:
+        for wanted, instead in spoken.items():
+            told = told.replace(wanted, instead)
+        return told
+
+    return replace(
+        recording,
+        pieces=pieces,
+        masked=tuple(dict.fromkeys((*recording.masked, *hidden))),
+        note=hushed(recording.note),
+        model=hushed(recording.model),
+        firmware=hushed(recording.firmware),
+        display={quantity: hushed(shown) for quantity, shown in recording.display.items()},
+    )
+
+
+def _spoken(register: Register, order: Order, words: Words) -> dict[str, str]:
+    """A serial number as a person writes it, and what stands there instead."""
+    seen = value(register, order, words)
+    told = seen.strip() if isinstance(seen, str) else f"{seen:f}".split(".")[0] if isinstance(seen, Decimal) else ""
+    if len(told) < _SHORTEST:
+        return {}
+    return {told: _digits(len(told)) if isinstance(seen, Decimal) else pattern(told.encode()).decode()}
 
 
 def _put(pieces: Iterable[Piece], round: int, words: Mapping[tuple[Function, int], int]) -> tuple[Piece, ...]:

@@ -5,16 +5,17 @@ Reads and nothing else. What is refused is taken down too, for a replay has to r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from heliograph.core.decode import TYPES
 from heliograph.core.errors import BusGarbled, BusRefused, BusTimeout
 from heliograph.core.plan import Learned, LineCost, after_refusal, plan
-from heliograph.core.recording import Piece, Refused, refusal
+from heliograph.core.recording import Piece, Recording, Refused, image, refusal
 from heliograph.core.registers import Function, MeterMap, SunSpec, Timing
 from heliograph.ports import BusCounters, Frame
 from heliograph.work.discover import walk
+from heliograph.work.identify import Sighting, identify
 
 BUSY = 6
 TRIES = 3
@@ -166,6 +167,36 @@ def _registers(capture: Capture, map: MeterMap, cost: LineCost, names: Sequence[
             if any(register.quantity in left for register in smaller.registers)
         ]
     return learned
+
+
+def claimed(recording: Recording, maps: Sequence[MeterMap]) -> tuple[MeterMap, ...]:
+    """The maps by whose identity the device names itself, as far as what was taken down shows it."""
+    seen = identify(_Replayed(image(recording)), recording.unit, maps, first=Sighting(recording.unit, "words"))
+    return tuple(fit.map for fit in seen.fits if fit.evidence == "named")
+
+
+@dataclass
+class _Replayed:
+    """The port `Bus` over a recording: what was not taken down is refused."""
+
+    words: Mapping[tuple[Function, int], int]
+    numbered: bool = True
+    counters: BusCounters = field(default_factory=BusCounters)
+
+    def read(self, unit: int, function: Function, address: int, count: int, timing: Timing) -> tuple[int, ...]:
+        del unit, timing
+        found = [self.words.get((function, address + n)) for n in range(count)]
+        words = tuple(word for word in found if word is not None)
+        if len(words) < count:
+            raise BusRefused(f"{function} 0x{address:04X}+{count} was not taken down", code=2)
+        return words
+
+    def hear(self, seconds: float) -> tuple[Frame, ...]:
+        del seconds
+        return ()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass
