@@ -455,7 +455,7 @@ def test_a_ratio_that_the_device_tells_is_not_taken_for_energy_when_somebody_set
 ) -> None:
     """The ratio is a register of the meter, set at its keys from 40 to 41: 2.5 % that nobody has produced."""
     if not looks:
-        monkeypatch.setattr(polling, "_ratios", lambda _meter, _values: {})
+        monkeypatch.setattr(polling, "told_ratios", lambda _meter, _values: {})
     meter = original()
     ratio = Register(quantity="ct_ratio", type="u16", address=0x0F00)
     site = Roof(quick, replace(meter, map=replace(meter.map, registers=(*meter.map.registers, ratio)), factors=()))

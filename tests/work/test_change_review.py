@@ -6,19 +6,25 @@ Poll, store, closing and delivery are the real ones; the meter is simulated, its
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heliograph.core.registers import MeterMap
-from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.core.errors import UsageError
+from heliograph.core.plan import Learned
+from heliograph.core.registers import Function, MeterMap, Register
+from heliograph.core.site import Meter
+from heliograph.rehearsal.meter import Refusal, SimulatedMeter
 from heliograph.rehearsal.sun import Sky
 from heliograph.work import amend
+from heliograph.work import poll as polling
 from heliograph.work.amend import carry_out
 from tests.fakes import RULES, SINGAPORE
-from tests.work.test_change import EDITS, Roof, edited, original
+from tests.work.test_change import EDITS, Roof, confirm, edited, original
 from tests.work.test_change import quick as quick  # the fixture
 
 MARK = "read in another way than before"
@@ -99,4 +105,147 @@ def test_after_an_edit_was_put_back_what_was_read_by_it_is_neither_proposed_nor_
     began, ended = (site.store.readings.reading(border.before).moment.at for border in (first, last))
     truly = before.counted_wh(at) - before.counted_wh(began) + fresh.counted_wh(ended)
     assert 0 < site.booked() < truly  # what was produced meanwhile is for a person to tell
+    site.store.close()
+
+
+def telling() -> Meter:
+    """The same meter, its ratio read from the device; `a_ratio` sets it there."""
+    meter = original()
+    ratio = Register(quantity="ct_ratio", type="u16", address=0x0F00)
+    return replace(meter, map=replace(meter.map, registers=(*meter.map.registers, ratio)), factors=())
+
+
+def a_ratio(monkeypatch: pytest.MonkeyPatch, device: SimulatedMeter, ratio: int = 41) -> None:
+    """Somebody sets it at the keys of the meter. The energy is that of x 40 all the same."""
+    words = device.words
+
+    def answer(function: Function, address: int, count: int, at: datetime | None = None) -> tuple[int, ...] | Refusal:
+        return (ratio,) if (address, count) == (0x0F00, 1) else words(function, address, count, at)
+
+    monkeypatch.setattr(device, "words", answer)
+
+
+def in_the_new_way(site: Roof) -> list[datetime]:
+    return [one.moment.at for one in site.store.readings.back("roof") if one.good and MARK in one.doubt]
+
+
+def test_a_ratio_that_somebody_sets_while_an_edit_waits_is_not_confirmed_with_it(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Roof(quick, telling())
+    site.until(34)
+    site.edit(EDITS["one percent"](site.meter))
+    site.until(40)
+    at = site.clock.now()
+    a_ratio(monkeypatch, site.devices[1])
+    site.until(43)
+    (alarm,) = site.alarms()
+    assert "And that is not all: the device multiplies by ct_ratio 41 instead of 40" in alarm
+    site.edit(site.meter)
+    site.until(45)
+    done = confirm(site)
+    assert "what was read later is not confirmed by it: since 2026-03-15 08:" in done["between"]
+    assert in_the_new_way(site)[0] < at and len(in_the_new_way(site)) == done["readings"] > 30
+    site.until(51)
+    (alarm,) = site.alarms()
+    assert "multiplies by ct_ratio 41 instead of 40" in alarm and len(site.uplink.stored) == 1
+    assert as_advised(site)["readings"] > 5
+    site.until(75)
+    assert not site.alarms() and len(site.uplink.stored) == 3
+    site.store.close()
+
+
+@pytest.mark.parametrize("hours", [0, 3])
+def test_a_ratio_that_was_set_when_the_map_was_edited_cannot_be_confirmed_with_it(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    meter = telling()
+    site = Roof(quick, meter)
+    site.until(34)
+    site.clock.leap(hours=hours)
+    a_ratio(monkeypatch, site.devices[1])
+    site.edit(EDITS["one percent"](meter))
+    site.until(39)
+    with pytest.raises(UsageError, match=r"not only its map .* ct_ratio 41 instead of 40") as refused:
+        confirm(site)
+    assert "put the map or the setting back" in (refused.value.hint or "")
+    site.edit(meter)
+    site.until(40)
+    as_advised(site)
+    site.edit(EDITS["one percent"](meter))
+    site.until(41)
+    confirm(site)
+    site.until(51)
+    assert not site.alarms() and len(site.uplink.stored) == 2
+    site.store.close()
+
+
+def test_another_meter_that_is_connected_while_an_edit_waits_is_not_confirmed_with_it(quick: Path) -> None:
+    site = Roof(quick)
+    site.until(34)
+    site.edit(EDITS["one percent"](original()))
+    site.until(36)
+    old, at = site.devices.pop(1), site.clock.now()
+    site.until(46)
+    meter_at(site, old.counted_wh(at) + 60_000, serial="222")
+    site.until(48)
+    (alarm,) = site.alarms()
+    assert "And that is not all: the serial number changed from 30000001 to 222" in alarm
+    done = confirm(site)
+    assert "the serial number changed from 30000001 to 222" in done["between"]
+    assert in_the_new_way(site)[0] < at and done["readings"] == len(in_the_new_way(site)) > 10
+    site.until(51)
+    (alarm,) = site.alarms()
+    assert "--new-serial NUMBER" in alarm and len(site.uplink.stored) == 1
+    site.store.close()
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_ratio_that_was_set_while_the_store_could_not_be_asked_is_doubted_when_it_can(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    if not looks:
+        monkeypatch.setattr(polling, "base_ratios", lambda _meter, _store: {})
+    meter = telling()
+    site = Roof(quick, meter)
+    site.until(34)
+    site.clock.leap(hours=2)
+    a_ratio(monkeypatch, site.devices[1])
+    site.edit(meter)
+    site.line._watched["roof"] = polling.Watched(meter, Learned(), site.line.plan(meter, Learned()), blind=True)
+    site.until(51)
+    if looks:
+        assert site.booked() == site.true_wh() and len(site.uplink.stored) == 1
+        (alarm,) = site.alarms()
+        assert "multiplies by ct_ratio 41 instead of 40" in alarm
+    else:
+        assert site.booked() != site.true_wh() and len(site.uplink.stored) == 2
+    site.store.close()
+
+
+def test_a_new_meter_that_was_told_of_first_may_tell_another_ratio(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Roof(quick, telling())
+    site.until(34)
+    old, at = site.devices.pop(1), site.clock.now()
+    site.clock.leap(minutes=5)
+    wish = {"at": at.isoformat(), "kind": "swap", "old_wh": old.counted_wh(at), "new_wh": 0, "new_serial": "222"}
+    carry_out(site.meter, "seam", {**wish, "note": "", "dry": False}, site.store, site.clock, RULES)
+    site.line.forget(site.meter)
+    a_ratio(monkeypatch, meter_at(site, 0, serial="222"), 80)
+    site.until(51)
+    assert not site.alarms() and len(site.uplink.stored) == 2
+    site.store.close()
+
+
+def test_a_counter_that_stands_still_below_zero_is_not_confirmed(quick: Path) -> None:
+    """At night no counter moves, whatever it is read as."""
+    site = Roof(quick)
+    site.until(44)
+    site.edit(edited(original(), scale=Decimal(-1)))
+    site.until(47)
+    with pytest.raises(UsageError, match="does not move like one: -"):
+        confirm(site)
+    assert site.store.seams.all("roof") == []
     site.store.close()

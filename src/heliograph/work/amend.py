@@ -21,7 +21,7 @@ from heliograph.core.registers import Register
 from heliograph.core.site import Meter
 from heliograph.ports import Clock
 from heliograph.store import Store
-from heliograph.work.change import marked, old_index_wh, pending
+from heliograph.work.change import Change, evidence, marked, old_index_wh, pending
 from heliograph.work.close_days import Rules, around, estimated_wh
 from heliograph.work.decide import decide
 
@@ -48,10 +48,19 @@ class Recorded:
         return len(self.settled)
 
 
-def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: bool = False) -> Recorded:
+def record_seam(
+    meter: Meter,
+    seam: Seam,
+    store: Store,
+    now: datetime,
+    *,
+    dry: bool = False,
+    taken: Set[int | None] = frozenset(),
+) -> Recorded:
     """Records where one counter handed over to the next; refuses what the readings contradict.
 
-    It may lie in the past as long as no day it touches is closed. With `dry` nothing is written.
+    It may lie in the past as long as no day it touches is closed. With `dry` nothing is written. `taken`: ids of the
+    readings in a new way that a person confirms with it.
     """
     border = store.days.last_border(meter.id)
     if border is not None and seam.at <= border.at:
@@ -88,12 +97,12 @@ def record_seam(meter: Meter, seam: Seam, store: Store, now: datetime, *, dry: b
             hint="Add --new-serial; it stands on the meter.",
         )
     change, readings = pending(meter, store), store.readings.since(meter.id, seam.at)
-    taken: Set[int | None] = set()
-    if change is not None:
+    if change is not None and not taken:
         earlier = [one for one in readings if one.moment.at >= seam.at and not one.tentative]
         if not earlier:
             taken = {one.id for one in readings if change.mark in one.doubt}
-            seam = replace(seam, old_meaning=change.old, new_meaning=change.new)
+    if change is not None and taken:
+        seam = replace(seam, old_meaning=change.old, new_meaning=change.new)
     # What was read in a way that nobody confirmed says nothing about a seam of the counter as it is booked.
     readings = [one for one in readings if not one.tentative or one.id in taken]
     if seam.kind == "rollover":
@@ -130,25 +139,29 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
             f"{meter.id} is read as what is booked of it: there is nothing to confirm", hint="heliograph status"
         )
     border = store.days.last_border(meter.id)
-    first: Reading | None = None
-    for one in marked(change, meter.id, store):
-        if one.moment.trusted and (border is None or one.moment.at > border.at):
-            first = one
+    found, ended = evidence(change, meter, store)
+    usable = [one for one in found if one.moment.trusted and (border is None or one.moment.at > border.at)]
+    first = usable[0] if usable else None
+    if first is None and ended:
+        put_back = "put the map or the setting back and restart, record that first, then edit it again"
+        raise UsageError(
+            f"{meter.id}: not only its map was changed: {ended}",
+            hint=f"A new meter is recorded with heliograph swap {meter.id} --new-serial ..., which confirms both."
+            if STRANGER in ended
+            else f"Set the ratio back, or {put_back}: heliograph status then has the command.",
+        )
+    if first is None and (newest := next(marked(change, meter.id, store), None)) is not None:
+        raise _no_counter(meter, change, newest, newest)
     if first is None or first.index_wh is None:
         raise UsageError(
             f"{meter.id}: no counter has been read in the new way yet ({change.words})",
             hint="Wait until it is: heliograph status. If it reads no value: heliograph read " + meter.id,
         )
-    if "serial number" in first.doubt:
-        raise UsageError(
-            f"{meter.id}: not only its map was changed, the meter was as well ({first.doubt})",
-            hint=f"Record the new meter, which confirms both: heliograph swap {meter.id} --help",
-        )
     # A platform may know more of the old counter than was read of it: after a restore.
     least = good.index_wh
     if border is not None and border.at > good.moment.at:
         least = max(least, border.index_wh - offset(store.seams.all(meter.id), border.at))
-    old, told_at = old_index_wh(change, first, meter), first.moment.at
+    old, told_at = old_index_wh(change, first, meter, good), first.moment.at
     if old is None:
         # What was tried in between may still have read the old counter's words.
         for reading in takewhile(lambda one: not one.good, store.readings.back(meter.id)):
@@ -180,17 +193,26 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
         first.index_wh,
         note="; ".join(filter(None, (note, said))),
     )
-    planned = record_seam(meter, seam, store, now, dry=True)
-    newest = store.readings.last(meter.id)
+    taken = {one.id for one in found}
+    planned = record_seam(meter, seam, store, now, dry=True, taken=taken)
+    newest = usable[-1] if ended else store.readings.last(meter.id)
     if newest is None or newest.id not in planned.settled:
-        shown = "no number" if newest is None or newest.index_wh is None else f"{kwh(newest.index_wh)} kWh"
-        raise UsageError(
-            f"{meter.id}: read in the new way the counter does not move like one: {kwh(first.index_wh)} kWh at "
-            f"{first.moment.at:%Y-%m-%d %H:%M} UTC, and now {shown}",
-            hint=f"Is the new way right ({change.words})? Compare with the display: heliograph read {meter.id}. If the "
-            f"counter began anew meanwhile: heliograph swap {meter.id} --kind reset --help",
-        )
-    return replace(planned if dry else record_seam(meter, seam, store, now), note=said)
+        raise _no_counter(meter, change, first, newest)
+    if ended:
+        said += f"; what was read later is not confirmed by it: {ended}"
+    return replace(planned if dry else record_seam(meter, seam, store, now, taken=taken), note=said)
+
+
+def _no_counter(meter: Meter, change: Change, first: Reading, newest: Reading | None) -> UsageError:
+    def shown(one: Reading | None) -> str:
+        return "no number" if one is None or one.index_wh is None else f"{kwh(one.index_wh)} kWh"
+
+    return UsageError(
+        f"{meter.id}: read in the new way the counter does not move like one: {shown(first)} at "
+        f"{first.moment.at:%Y-%m-%d %H:%M} UTC, and now {shown(newest)}",
+        hint=f"Is the new way right ({change.words})? Compare with the display: heliograph read {meter.id}. If the "
+        "counter began anew meanwhile: put the map or the setting back and restart, then heliograph status",
+    )
 
 
 def record_correction(

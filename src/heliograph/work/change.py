@@ -16,7 +16,7 @@ from typing import Any
 from heliograph.core.errors import ConfigError
 from heliograph.core.figures import kwh
 from heliograph.core.meaning import Meaning, differences, from_json, index_wh, meaning_of
-from heliograph.core.readings import TENTATIVE, Reading
+from heliograph.core.readings import RATIO, STRANGER, TENTATIVE, Reading
 from heliograph.core.registers import MeterMap
 from heliograph.core.site import Meter
 from heliograph.store import Store
@@ -90,19 +90,72 @@ def marked(change: Change, meter: str, store: Store) -> Iterator[Reading]:
             yield reading
 
 
-def old_index_wh(change: Change, reading: Reading, meter: Meter) -> int | None:
-    """What the counter would read at that moment if nothing had been changed.
+def told_ratios(meter: Meter, values: Mapping[str, float | int]) -> dict[str, float]:
+    """Those that multiply the production counter, as the device tells them; none of which the site says it itself."""
+    register, said = meter.map.register(meter.production), dict(meter.factors)
+    names = register.times if register is not None else ()
+    return {name: values[name] for name in names if name in values and name not in said}
 
-    Decoded from the same words, or found under another name of today's map; None where it was not read any more.
+
+def base_ratios(meter: Meter, store: Store) -> dict[str, float]:
+    """The ratios that the device told when it was believed last; another one is a doubt.
+
+    None of a meter that was replaced since, and none that an edit has read from other words now.
+    """
+    good, change = store.readings.last_good(meter.id), pending(meter, store)
+    swaps = [seam.at for seam in store.seams.all(meter.id) if seam.kind == "swap"]
+    if good is None or (swaps and swaps[-1] > good.moment.at):
+        return {}
+    found = told_ratios(meter, good.values)
+    if change is not None:
+        was = {one.name: one.key["read"] for one in change.old.factors}
+        same = {one.name for one in change.new.factors if one.read is not None and one.key["read"] == was.get(one.name)}
+        found = {name: ratio for name, ratio in found.items() if name in same}
+    return found
+
+
+def other_ratio(base: Mapping[str, float], ratios: Mapping[str, float]) -> str:
+    """The doubt of a reading whose ratios are not those of before: what the counter gains by it nobody has produced."""
+    found = [(name, ratio, base[name]) for name, ratio in ratios.items() if base.get(name, ratio) != ratio]
+    return "; ".join(f"{RATIO} {name} {ratio:g} instead of {before:g}" for name, ratio, before in found)
+
+
+def evidence(change: Change, meter: Meter, store: Store) -> tuple[list[Reading], str]:
+    """Readings of that meaning about which nothing else is doubtful, oldest first, and what puts an end to them.
+
+    From another meter, or from another ratio on, what was read waits for a person in its own right.
+    """
+    found: list[Reading] = []
+    base, serial = base_ratios(meter, store), store.readings.serial(meter.id)
+    for reading in reversed(list(marked(change, meter.id, store))):
+        other, _, _ = reading.doubt.partition(TENTATIVE)
+        since = f"since {reading.moment.at:%Y-%m-%d %H:%M} UTC"
+        if STRANGER in other and f" to {serial};" not in other:
+            return found, f"{since} {other.rstrip('; ')}"
+        ratios = told_ratios(meter, reading.values)
+        if doubt := other_ratio(base, ratios):
+            return found, f"{since} {doubt}"
+        base = ratios | base
+        if not other and reading.index_wh is not None and reading.index_wh >= 0:
+            found.append(reading)
+    return found, ""
+
+
+def old_index_wh(change: Change, reading: Reading, meter: Meter, good: Reading | None) -> int | None:
+    """What the counter would read at that moment if nothing had been changed; `good` is the last one that is believed.
+
+    Decoded from the same words, or found under another name of today's map; None where it was not read any more,
+    or another ratio came with it.
     """
     source = reading.source
     if source is None:
         return None
-    new = {one.name: one for one in change.new.factors}
+    new, before = {one.name: one for one in change.new.factors}, good.values if good is not None else {}
     told = {
-        one.name: Decimal(str(reading.values[one.name]))
+        one.name: Decimal(str(before[one.name]))
         for one in change.old.factors
-        if one.name in reading.values and one.name in new and new[one.name].key["read"] == one.key["read"]
+        if one.name in before and reading.values.get(one.name) == before[one.name]
+        if one.name in new and new[one.name].key["read"] == one.key["read"]
     }
     found = index_wh(change.old, source.function, source.address, reading.words, told)
     if found is not None:
@@ -126,11 +179,14 @@ def told(change: Change, meter: Meter, store: Store) -> str:
         )
     text = f"{meter.id}: its counter is read in another way than what is booked of it: {change.words}"
     if newest.index_wh is not None:
-        old = old_index_wh(change, newest, meter)
+        old = old_index_wh(change, newest, meter, good)
         if old is not None:
             text += f". It reads {kwh(newest.index_wh)} instead of {kwh(old)} kWh, {_signed(newest.index_wh - old)} kWh"
         elif good is not None and good.index_wh is not None:
             text += f". It reads {kwh(newest.index_wh)} kWh; before the change it read {kwh(good.index_wh)} kWh"
+    other, _, _ = newest.doubt.partition(TENTATIVE)
+    if STRANGER in other or RATIO in other:
+        text += f". And that is not all: {other.rstrip('; ')}"
     since = f" after {good.moment.at:%Y-%m-%d %H:%M} UTC" if good is not None else ""
     return f"{text}. Readings are kept, but nothing{since} is booked or delivered. {confirm(meter.id)}"
 

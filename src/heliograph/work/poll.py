@@ -5,7 +5,7 @@ A round that cannot be stored waits in memory and is offered again: the meters a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -31,13 +31,13 @@ from heliograph.core.errors import (
 )
 from heliograph.core.plan import Block, Learned, LineCost, after_refusal, line_cost, plan
 from heliograph.core.plausible import NEVER, Known, Value, doubts, step_wh
-from heliograph.core.readings import Moment, Reading, Source
+from heliograph.core.readings import RATIO, STRANGER, Moment, Reading, Source
 from heliograph.core.registers import Match, Register, Timing
 from heliograph.core.site import Meter
 from heliograph.ports import Bus, Clock
 from heliograph.store import Store
 from heliograph.work.amend import record_rollover
-from heliograph.work.change import pending
+from heliograph.work.change import base_ratios, other_ratio, pending, told_ratios
 from heliograph.work.count_polls import Tally, failed_as, read_as
 from heliograph.work.health import Live
 from heliograph.work.read_block import BlockRead, read_block, remembered
@@ -179,8 +179,7 @@ class PolledBus:
                         found.learned = Learned.from_json(learned)
                     found.changed = _changed(meter, store)
                     found.stored, found.known = _believed(meter, store, clock)
-                    if meter.production in found.known and found.stored is not None:
-                        found.ratios = _ratios(meter, found.stored.values)
+                    found.ratios = base_ratios(meter, store)
                 except StoreFault:
                     found = Watched(meter, Learned(), (), blind=True)
             found.blocks = self.plan(meter, found.learned)
@@ -299,7 +298,7 @@ def _spaced(waiting: Sequence[Reading], zone: ZoneInfo, apart: timedelta, *, dou
 
 
 def _catch_up(line: PolledBus, one: Watched, store: Store, clock: Clock) -> None:
-    """Judges what was read before the store could be asked: by the serial number and the counter it knows."""
+    """Judges what was read before the store could be asked: by serial number, ratios and the counter it knows."""
     meter, serial = one.meter, store.readings.serial(one.meter.id)
     one.changed = _changed(meter, store)
     stored, known = _believed(meter, store, clock)
@@ -310,13 +309,14 @@ def _catch_up(line: PolledBus, one: Watched, store: Store, clock: Clock) -> None
     stranger = ""
     if one.serial is not None and serial is not None and one.serial != serial:
         stranger = _stranger(serial, one.serial)
-    stranger = _joined(stranger, one.changed)
+    one.ratios |= base_ratios(meter, store)
     one.serial, one.untold = serial or one.serial, one.untold or serial is None
     base, register = known.get(meter.production), meter.map.register(meter.production)
     for number, reading in enumerate(line.waiting):
         if reading.meter != meter.id or not reading.good or reading.index_wh is None:
             continue
-        at, doubt = reading.moment.since_boot, stranger
+        at, doubt = reading.moment.since_boot, stranger or other_ratio(one.ratios, told_ratios(meter, reading.values))
+        doubt = _joined(doubt, one.changed)
         if base is not None and register is not None and isinstance(base.value, int):
             steps = {meter.production: step_wh(register, base.value)}
             pair = {meter.production: base.value}, {meter.production: reading.index_wh}
@@ -397,6 +397,7 @@ def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo, *, sparse: boo
         due = reading.moment.at - last.moment.at >= every - one.meter.every / 2
         # Words that are put together in a wrong way make another doubt each time.
         same = bool(one.changed) and one.changed in last.doubt and one.changed in reading.doubt
+        same = same and all((text in last.doubt) == (text in reading.doubt) for text in (STRANGER, RATIO))
         changed = (reading.doubt != last.doubt and not same) or reading.moment.trusted != last.moment.trusted
         if not (crossed or due or changed):
             one.unstored = reading
@@ -415,8 +416,8 @@ def read_meter(line: PolledBus, one: Watched, clock: Clock, live: Live) -> Readi
         identify(line, one, clock)
     reads = read_blocks(line, one, clock)
     reading = _reading(one, reads, clock)
-    if reading.good:
-        one.ratios |= _ratios(meter, reading.values)
+    if reading.good or reading.doubt == one.changed:
+        one.ratios = told_ratios(meter, reading.values) | one.ratios
     if reading.doubt != one.changed:
         one.identified = False  # a counter that leaps may be another meter's
     shown: dict[str, Value] = {}
@@ -501,10 +502,7 @@ def _reading(one: Watched, reads: Sequence[BlockRead], clock: Clock) -> Reading:
         doubt = "; ".join(holder.doubts) if suspect else f"{meter.production} reads 0, which is no reading"
     elif believed is None:
         doubt = holder.absent.get(meter.production) or "; ".join(holder.doubts) or "no value"
-    for name, ratio in _ratios(meter, values).items():
-        if not one.changed and one.ratios.get(name, ratio) != ratio:
-            # The same counter times another ratio: what it has gained by that was produced by nobody.
-            doubt = _joined(doubt, f"the device multiplies by {name} {ratio:g} instead of {one.ratios[name]:g}")
+    doubt = _joined(doubt, other_ratio(one.ratios, told_ratios(meter, values)))
     words, source = _evidence(meter, holder)
     return Reading(
         meter.id, moment_at(clock, holder.at), index, values, words, source, _joined(one.stranger or doubt, one.changed)
@@ -555,7 +553,7 @@ def identify(line: PolledBus, one: Watched, clock: Clock) -> None:
 
 
 def _stranger(before: str | None, serial: str) -> str:
-    return f"the serial number changed from {before} to {serial}; was the meter replaced?"
+    return f"{STRANGER} from {before} to {serial}; was the meter replaced?"
 
 
 def read_once(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict[str, Any]:
@@ -668,13 +666,6 @@ def _believed(meter: Meter, store: Store, clock: Clock) -> tuple[Reading | None,
 def _changed(meter: Meter, store: Store) -> str:
     change = pending(meter, store)
     return change.doubt if change is not None else ""
-
-
-def _ratios(meter: Meter, values: Mapping[str, float | int]) -> dict[str, float]:
-    """Those that multiply the production counter, as the device tells them; none of which the site says it itself."""
-    register, said = meter.map.register(meter.production), dict(meter.factors)
-    names = register.times if register is not None else ()
-    return {name: values[name] for name in names if name in values and name not in said}
 
 
 def _joined(*doubts: str) -> str:
