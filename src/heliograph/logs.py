@@ -36,6 +36,7 @@ def set_up(level: str = "info") -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     # Libraries log through the standard module; only what needs attention is let through.
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.getLogger().setLevel(max(number, logging.WARNING))  # also where it was set up before
     for handler in logging.getLogger().handlers:
         handler.addFilter(_quiet)
     # A round that takes longer than its period is told by the ages of the readings, not by every skipped start.

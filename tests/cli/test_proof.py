@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -171,3 +173,21 @@ def test_a_file_that_was_damaged_after_a_clean_end_is_replaced_at_the_start(conf
         alarms = Daemon(site, store).answer("/api/v1/status")["alarms"]
         assert any("took its place" in alarm and "recorded again" in alarm for alarm in alarms)
     assert [path.name for path in (site.data_dir / "quarantine").glob("*/*.db")] == ["heliograph.db"]
+
+
+def test_what_is_logged_about_a_lost_store_does_not_mix_with_data(config: Path) -> None:
+    """In a process of its own, where only the verb's main has said where logs go."""
+    site = app.load(config)
+    site.copy_ledger(forced=True)
+    file = site.data_dir / "heliograph.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    said = subprocess.run(
+        [sys.executable, "-m", "heliograph", "--config", str(config), "backup", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["path"]
+    assert "store_lost" in said.stderr

@@ -84,7 +84,14 @@ def heliograph(ctx: click.Context, config: Path) -> None:
 
 
 def main() -> None:
-    """Runs a verb; failures with a name become one message and their exit code."""
+    """Runs a verb; failures with a name become one message and their exit code.
+
+    Whatever is logged on the way goes to stderr, masked: stdout is for data. A verb tells what it did by itself, so
+    only warnings are shown, unless it sets up logs of its own.
+    """
+    from heliograph.logs import set_up
+
+    set_up("warning")
     try:
         code = heliograph.main(standalone_mode=False)
     except HeliographError as error:
