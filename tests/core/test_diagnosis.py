@@ -117,6 +117,22 @@ def test_what_follows(observed: Observations, codes: str) -> None:
         assert one.next or one.code == "ok", "a fault without a next step"
 
 
+@pytest.mark.parametrize(
+    ("line", "todo"),
+    [
+        ("python3 heliograph run --config config.toml", "systemctl stop heliograph"),
+        ("python -m heliograph --config=config.toml run", "systemctl stop heliograph"),
+        ("heliograph --config config.toml run", "systemctl stop heliograph"),
+        ("python3 heliograph doctor serial:ttyUSB0", "kill 7"),
+        ("heliograph scan ttyUSB0 --config run", "kill 7"),
+        ("vi heliograph.py", "kill 7"),
+    ],
+)
+def test_only_the_gateway_is_stopped_as_the_gateway(line: str, todo: str) -> None:
+    (found,) = diagnose(seen(port=Port("/dev/ttyUSB0", exists=True, holders=(Holder(7, line),))))
+    assert ("systemctl stop heliograph" in found.next) == ("systemctl" in todo) and todo in found.next
+
+
 def test_one_question_is_one_and_several_are_several() -> None:
     (found,) = diagnose(seen(knocks=(ANSWERED,), foreign=(b"\x09\x04\x00\x00\x00\x02xx",)))
     assert found.sentence == "Somebody else asks on this line: 1 question to unit 9 was heard that is not ours."

@@ -69,6 +69,18 @@ class Holder:
 
     pid: int
     name: str
+    """Its command line, without the folders."""
+
+    @property
+    def gateway(self) -> bool:
+        """Whether it is `heliograph run`; other verbs open a port too, and end by themselves or by Ctrl-C."""
+        words = self.name.split()
+        if "heliograph" not in words:
+            return False
+        after = words[words.index("heliograph") + 1 :]
+        while after and after[0].startswith("-") and after[0] != "run":
+            after = after[1 if "=" in after[0] or after[1:2] == ["run"] else 2 :]
+        return after[:1] == ["run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +261,7 @@ def _port(o: Observations) -> Iterator[Finding]:
             "in-use",
             f"{port.path} is in use by {names}.",
             "Let the gateway go of it: systemctl stop heliograph, then run this again."
-            if "heliograph" in port.holders[0].name
+            if port.holders[0].gateway
             else f"Stop it (kill {port.holders[0].pid}, or systemctl stop its service), then run this again.",
             {"processes": [{"pid": one.pid, "name": one.name} for one in port.holders]},
         )
