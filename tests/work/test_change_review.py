@@ -21,6 +21,7 @@ from heliograph.core.site import Meter
 from heliograph.rehearsal.meter import Refusal, SimulatedMeter
 from heliograph.rehearsal.sun import Sky
 from heliograph.work import amend
+from heliograph.work import change as changes
 from heliograph.work import poll as polling
 from heliograph.work.amend import carry_out
 from tests.fakes import RULES, SINGAPORE
@@ -248,4 +249,32 @@ def test_a_counter_that_stands_still_below_zero_is_not_confirmed(quick: Path) ->
     with pytest.raises(UsageError, match="does not move like one: -"):
         confirm(site)
     assert site.store.seams.all("roof") == []
+    site.store.close()
+
+
+@pytest.mark.parametrize("kind", ["reset", "swap"])
+def test_a_seam_that_is_told_of_while_a_mistaken_edit_waits_does_not_confirm_the_edit(quick: Path, kind: str) -> None:
+    """The meter is silent after the edit; or the old one is still connected, and its new one is told of too early."""
+    site = Roof(quick)
+    site.until(34)
+    device, at = site.devices[1], site.clock.now()
+    if kind == "reset":
+        del site.devices[1]
+    site.edit(EDITS["ratio"](original()))
+    site.until(36)
+    told = at if kind == "reset" else site.clock.now()
+    serial = "222" if kind == "swap" else None
+    wish = {"at": told.isoformat(), "kind": kind, "old_wh": device.counted_wh(told), "new_wh": 0, "new_serial": serial}
+    wish |= {"note": "", "dry": False}
+    with pytest.raises(UsageError, match="nobody has confirmed that yet") as refused:
+        carry_out(site.meter, "seam", wish, site.store, site.clock, RULES)
+    assert "put it back" in (refused.value.hint or "") and "swap roof --map-changed" in (refused.value.hint or "")
+    assert site.store.seams.all("roof") == [] and changes.pending(site.meter, site.store) is not None
+    site.edit(original())
+    carry_out(site.meter, "seam", wish, site.store, site.clock, RULES)
+    site.line.forget(site.meter)
+    meter_at(site, 0, serial=serial)
+    site.until(51)
+    (seam,) = site.store.seams.all("roof")
+    assert seam.new_meaning is None and not site.alarms() and len(site.uplink.stored) == 2
     site.store.close()

@@ -100,7 +100,7 @@ def record_seam(
     if change is not None and not taken:
         earlier = [one for one in readings if one.moment.at >= seam.at and not one.tentative]
         if not earlier:
-            taken = {one.id for one in readings if change.mark in one.doubt}
+            taken = _of_the_new_meter(meter, seam, change, readings)
     if change is not None and taken:
         seam = replace(seam, old_meaning=change.old, new_meaning=change.new)
     # What was read in a way that nobody confirmed says nothing about a seam of the counter as it is booked.
@@ -125,6 +125,29 @@ def record_seam(
     if not dry:
         complete = replace(complete, id=store.seams.record(complete, found, now))
     return Recorded(complete, found)
+
+
+def _of_the_new_meter(meter: Meter, seam: Seam, change: Change, readings: Sequence[Reading]) -> set[int | None]:
+    """Readings in a new way that a seam may confirm with it: those of a new meter, which has a map of its own."""
+    found: set[int | None] = set()
+    for one in readings if seam.kind == "swap" else ():
+        if one.moment.at >= seam.at and change.mark in one.doubt and one.index_wh is not None:
+            # Where the meter tells its serial number, it must be the new one's: the old one may still be connected.
+            of_it = f" to {seam.new_serial};" in one.doubt if meter.map.identity.serial else not _other(one)
+            found |= {one.id} if of_it else set()
+    if not found:
+        new = " A new meter confirms its map once it has been read by it." if seam.kind == "swap" else ""
+        raise UsageError(
+            f"{meter.id}: how its counter is read was changed ({change.words}), and nobody has confirmed that yet",
+            hint="First put it back and restart, or, if it is right, confirm it: "
+            f"heliograph swap {meter.id} --map-changed. Then record this.{new}",
+        )
+    return found
+
+
+def _other(reading: Reading) -> bool:
+    """Whether more than the way in which it was read is doubtful."""
+    return not reading.doubt.startswith(TENTATIVE)
 
 
 def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry: bool = False) -> Recorded:
@@ -165,8 +188,13 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
     if old is None:
         # What was tried in between may still have read the old counter's words.
         for reading in takewhile(lambda one: not one.good, store.readings.back(meter.id)):
-            source, alone = reading.source, reading.doubt.startswith(TENTATIVE)  # nothing else is doubtful about it
-            if alone and reading.moment.trusted and source is not None and reading.moment.at < first.moment.at:
+            source = reading.source
+            if (
+                not _other(reading)
+                and reading.moment.trusted
+                and source is not None
+                and reading.moment.at < first.moment.at
+            ):
                 old = index_wh(change.old, source.function, source.address, reading.words, {})
                 told_at = reading.moment.at
             if old is not None:
