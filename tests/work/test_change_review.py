@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -277,4 +277,54 @@ def test_a_seam_that_is_told_of_while_a_mistaken_edit_waits_does_not_confirm_the
     site.until(51)
     (seam,) = site.store.seams.all("roof")
     assert seam.new_meaning is None and not site.alarms() and len(site.uplink.stored) == 2
+    site.store.close()
+
+
+def test_what_was_booked_is_not_read_anew_in_a_way_that_was_given_up_since(quick: Path) -> None:
+    """A mistake is confirmed, and the way back as well: the first seam's new way was never right."""
+    site = Roof(quick)
+    site.until(10)
+    for name, hours in (("ratio", 12), (None, 14)):
+        site.edit(EDITS[name](original()) if name else original())
+        site.until(hours)
+        confirm(site)
+    site.until(34)
+    wish = {"corrects": 1, "reread": True, "note": "why", "dry": False}
+    with pytest.raises(UsageError, match="the new way of seam 1 is not how the counter is booked today"):
+        carry_out(site.meter, "correction", wish, site.store, site.clock, RULES)
+    assert [seam.kind for seam in site.store.seams.all("roof")] == ["change", "change"]
+    site.store.close()
+
+
+def test_from_a_coarse_counter_to_a_fine_one_the_coarse_one_may_have_moved_by_a_whole_step(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole kWh before, a float after; the coarse counter ticks in the seconds of the restart, and it is booked."""
+    coarse = Register(quantity="energy_production", type="u32", address=0x0F00, unit="kWh", monotonic=True)
+    meter = replace(original(), production="energy_production")
+    meter = replace(meter, map=replace(meter.map, registers=(*meter.map.registers, coarse)))
+    site = Roof(quick, meter)
+    device = site.devices[1]
+    words = device.words
+
+    def answer(function: Function, address: int, count: int, at: datetime | None = None) -> tuple[int, ...] | Refusal:
+        kwh = device.counted_wh(at or site.clock.now()) // 1000
+        return divmod(kwh, 0x10000) if (address, count) == (0x0F00, 2) else words(function, address, count, at)
+
+    monkeypatch.setattr(device, "words", answer)
+    site.until(10)
+    at = site.clock.now()
+    while device.counted_wh(at + timedelta(seconds=8)) // 1000 == device.counted_wh(at) // 1000:
+        at += timedelta(seconds=1)
+    site.clock.leap(seconds=(at - site.clock.now()).total_seconds())
+    site.edit(site.meter)
+    site.round()
+    good = site.store.readings.last_good("roof")
+    site.clock.leap(seconds=8)
+    site.edit(replace(meter, production="energy_export"))
+    site.until(10.5)
+    confirm(site)
+    (seam,) = site.store.seams.all("roof")
+    assert good is not None and good.index_wh is not None and seam.old_wh == good.index_wh + 1000
+    assert "not booked" not in seam.note
     site.store.close()

@@ -154,6 +154,23 @@ def differences(old: Meaning, new: Meaning) -> tuple[str, ...]:
     return tuple(found)
 
 
+def register_of(meaning: Meaning) -> Register:
+    """As a line of a map; what changes no value of the counter is not in it."""
+    one = meaning.words
+    return Register(
+        quantity=meaning.quantity,
+        type=one.type,
+        addresses=one.addresses,
+        unit=one.unit,
+        words=len(one.addresses),
+        scale=Decimal(one.scale),
+        scale_register=one.scale_register,
+        times=tuple(factor.name for factor in meaning.factors),
+        absent=one.absent,
+        zero_is_absent=one.zero_is_absent,
+    )
+
+
 def index_wh(
     meaning: Meaning, function: str, address: int, words: Sequence[int], factors: Mapping[str, Decimal]
 ) -> int | None:
@@ -168,18 +185,7 @@ def index_wh(
     exponent = None
     if one.scale_register is not None:
         exponent = at[one.scale_register] - (at[one.scale_register] >> 15 << 16)
-    register = Register(
-        quantity=meaning.quantity,
-        type=one.type,
-        addresses=one.addresses,
-        unit=one.unit,
-        words=len(one.addresses),
-        scale=Decimal(one.scale),
-        scale_register=one.scale_register,
-        times=tuple(factor.name for factor in meaning.factors),
-        absent=one.absent,
-        zero_is_absent=one.zero_is_absent,
-    )
+    register = register_of(meaning)
     by = {**factors, **{each.name: Decimal(each.site) for each in meaning.factors if each.site is not None}}
     found = value(register, one.order, [at[each] for each in one.addresses], exponent=exponent, factors=by)
     return int(kept(register, found)) if not isinstance(found, Absent | str) else None

@@ -14,7 +14,7 @@ from heliograph.core.daily import ESTIMATED, Border, Day
 from heliograph.core.errors import UsageError
 from heliograph.core.figures import kwh
 from heliograph.core.ledger import Seam, Step, corrected, most_wh, offset, rolled_over, settled
-from heliograph.core.meaning import index_wh
+from heliograph.core.meaning import index_wh, register_of
 from heliograph.core.plausible import rollover_wh, step_wh
 from heliograph.core.readings import RATIO, STRANGER, TENTATIVE, Reading
 from heliograph.core.registers import Register
@@ -118,7 +118,10 @@ def record_seam(
         steps = sorted([*steps, Step(newest.at, newest.new_wh, True, 0)], key=lambda step: step.at)
         if good is None or good.moment.at < newest.at:
             hint += f" If seam {newest.id} was wrong: {again}"
-    found = settled(steps, seam, meter.rated_kw, _step(meter, seam.old_wh, seam.new_wh))
+    step = _step(meter, seam.old_wh, seam.new_wh)
+    if seam.old_meaning is not None:
+        step = max(step, step_wh(register_of(seam.old_meaning), seam.old_wh))
+    found = settled(steps, seam, meter.rated_kw, step)
     if isinstance(found, str):
         raise UsageError(f"this seam does not fit the readings: {found}", hint=hint)
     complete = replace(seam, old_serial=seam.old_serial or store.readings.serial(meter.id))
@@ -199,7 +202,8 @@ def confirm_change(meter: Meter, note: str, store: Store, now: datetime, *, dry:
                 told_at = reading.moment.at
             if old is not None:
                 break
-    most = most_wh(good.moment.at, told_at, meter.rated_kw, _step(meter, good.index_wh))
+    step = max(_step(meter, good.index_wh), step_wh(register_of(change.old), good.index_wh))
+    most = most_wh(good.moment.at, told_at, meter.rated_kw, step)
     since, until = f"{good.moment.at:%Y-%m-%d %H:%M:%S}", f"{first.moment.at:%Y-%m-%d %H:%M:%S} UTC"
     if old is None:
         said = f"what was produced from {since} to {until} is not booked: the old way cannot be read any more"
@@ -288,6 +292,13 @@ def reread(meter: Meter, wrong: int, note: str, store: Store, now: datetime, *, 
         raise UsageError(
             f"{meter.id}: seam {wrong} is none at which the same counter was read in another way",
             hint=f"Such seams: {known}",
+        )
+    _, booked_as = store.readings.meaning(meter.id) or ("", None)
+    if booked_as is None or booked_as["digest"] != seam.new_meaning.digest:
+        raise UsageError(
+            f"{meter.id}: the new way of seam {wrong} is not how the counter is booked today",
+            hint="The seam after it says how: name that one. Counters that a person knows: "
+            f"heliograph swap {meter.id} --corrects {wrong} --old-index ... --new-index ...",
         )
     before = [one for one in own if (one.at, one.id or 0) < (seam.at, seam.id or 0)]
     began = store.days.first_border(meter.id)
