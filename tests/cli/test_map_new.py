@@ -12,7 +12,10 @@ from click.testing import CliRunner
 
 from heliograph import library
 from heliograph.cli import heliograph
+from heliograph.cli.map_new import _seconds
+from heliograph.cli.probe import UNKNOWN_DEVICE
 from heliograph.core.errors import ConfigError, UsageError
+from heliograph.core.line import parse
 from heliograph.rehearsal.line import Line, Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.server import Server
@@ -74,6 +77,50 @@ def test_a_table_that_is_not_clear_names_file_and_line_and_writes_nothing(tmp_pa
     assert f'{table}:8: there is no type "u17"' in said
     code, _, said = new(tmp_path, "my-meter", "--csv", str(table))
     assert f"{table}:2: 40073 may be that address on the wire, or holding register 72 as manuals count" in said
+
+
+def test_one_row_that_is_not_clear_is_one(tmp_path: Path) -> None:
+    table = tmp_path / "registers.csv"
+    table.write_text(TABLE + "40090;Foo bar;uint16;;;3\n")
+    _, _, said = new(tmp_path, "my-meter", "--csv", str(table), "--addresses", "manual")
+    assert f"1 row of {table} is not clear." in said
+
+
+def test_the_folder_of_local_maps_is_made_where_it_is_missing(tmp_path: Path) -> None:
+    table = tmp_path / "registers.csv"
+    table.write_text(TABLE)
+    local = tmp_path / "etc" / "meters"
+    assert new(local, "my-meter", "--csv", str(table), "--addresses", "manual")[0] == 0
+    assert loaded(local, "my-meter").map.name == "my-meter"
+    with pytest.raises(ConfigError, match="the folder for it is missing and cannot be made") as raised:
+        new(table / "meters", "my-meter", "--csv", str(table), "--addresses", "manual")
+    assert "--local ." in raised.value.hint
+    with Server({1: a_plant()}) as server:
+        with pytest.raises(ConfigError, match="cannot be made"):
+            new(table / "meters", "my-meter", "--bus", server.url, "--unit", "1")
+        assert server.counts["requests"] == 0
+
+
+def test_every_register_of_which_the_check_speaks_has_a_line_to_complete(tmp_path: Path) -> None:
+    table = tmp_path / "registers.csv"
+    table.write_text(TABLE + "40085;Phase 3 voltage;U32;V;0.1;3\n")
+    assert new(tmp_path, "my-meter", "--csv", str(table), "--addresses", "manual")[0] == 0
+    _, problems = library.check(tmp_path / "my-meter.toml", tmp_path)
+    wanting = {problem.message.split()[0] for problem in problems if "vector" in problem.message}
+    text = (tmp_path / "my-meter.toml").read_text()
+    assert {"voltage_l1n", "voltage_l3n", "energy_export"} <= wanting
+    assert {quantity for quantity in wanting if f'# {{ quantity = "{quantity}"' not in text} == set()
+
+
+def test_what_is_read_and_how_long_it_takes_is_said_first(tmp_path: Path) -> None:
+    with Server({1: a_plant()}) as server:
+        _, _, said = new(tmp_path, "my-meter", "--bus", server.url, "--unit", "1", "--range", "0-0x57")
+    assert f"Reading input and holding registers 0x0000-0x0057 of unit 1 at {server.url}: about 2 s" in said.replace(
+        "holding and input", "input and holding"
+    )
+    line = parse("serial:///dev/ttyUSB0?baudrate=9600")
+    likely, most = _seconds(line, UNKNOWN_DEVICE, 400)
+    assert 7 < likely < 15 and 240 < most < 400
 
 
 def test_a_device_becomes_a_map_whose_registers_read_what_it_shows(tmp_path: Path) -> None:

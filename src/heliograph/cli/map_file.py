@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from heliograph import library
@@ -23,12 +24,24 @@ def place_of_new(name: str, local: Path, *, over: bool) -> Path:
     return path
 
 
+ELSEWHERE = "Run it with sudo, or write it elsewhere: heliograph map --local . ..."
+
+
+def make_folder(path: Path) -> None:
+    """The folder of that file, where it is missing: on a fresh machine it is. A ConfigError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder for it is missing and cannot be made: {error.strerror}", hint=ELSEWHERE, path=path
+        ) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError("its folder takes no file from this user", hint=ELSEWHERE, path=path)
+
+
 def write(path: Path, text: str) -> None:
+    make_folder(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {error.strerror}",
-            hint="Run it with sudo, or write it elsewhere: heliograph map --local . ...",
-            path=path,
-        ) from error
+        raise ConfigError(f"cannot be written: {error.strerror}", hint=ELSEWHERE, path=path) from error

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from heliograph import library
-from heliograph.cli.map_file import place_of_new, write
+from heliograph.cli.map_file import make_folder, place_of_new, write
 from heliograph.cli.options import json_option, print_json
 from heliograph.core import decodings
+from heliograph.core import line as lines
 from heliograph.core.errors import BusRefused, ConfigError, UsageError
 from heliograph.core.map_text import text_of
+from heliograph.core.plan import line_cost
 from heliograph.core.quantity import find
 from heliograph.core.register_sheet import Counting, sheet
-from heliograph.core.registers import Function, MeterMap, Register
+from heliograph.core.registers import Function, MeterMap, Register, Timing
 
 if TYPE_CHECKING:
     from heliograph.work.identify import Sighting
@@ -60,7 +62,9 @@ class Draft:
     unnamed: list[str] = field(default_factory=list)
     """Lines below the registers, for whoever names them."""
     vectors: list[str] = field(default_factory=list)
-    """Lines to be completed from the display."""
+    """Lines to be completed from the display, those that are needed."""
+    more_vectors: list[str] = field(default_factory=list)
+    """The same for what is read in the same way as one of these."""
     remarks: list[str] = field(default_factory=list)
 
 
@@ -103,10 +107,13 @@ def command(
         for fault in faults:
             click.echo(fault, err=True)
         if faults:
-            click.echo(f"{name} was not written: {len(faults)} rows of {table} are not clear.", err=True)
+            rows = "1 row" if len(faults) == 1 else f"{len(faults)} rows"
+            are = "is" if len(faults) == 1 else "are"
+            click.echo(f"{name} was not written: {rows} of {table} {are} not clear.", err=True)
             context.exit(ConfigError.exit_code)
     else:
         assert url is not None and unit is not None  # checked above
+        make_folder(path)  # before minutes are spent on the line
         draft = _from_device(name, url, unit, spans, function, today, local)
     write(path, _text(draft))
     loaded, problems = library.check(path, local)
@@ -149,6 +156,7 @@ def _from_table(
     draft.comment = [f"Started from {table.name} by heliograph map new. No device has confirmed it yet."]
     draft.behind = dict(found.written)
     draft.vectors = [_vector_line(register, "") for register in _to_show(map)]
+    draft.more_vectors = [_vector_line(register, "") for register in _others(map)]
     return faults, draft
 
 
@@ -190,6 +198,7 @@ def _from_device(
 ) -> Draft:
     from heliograph.app import open_bus
     from heliograph.cli.probe import UNKNOWN_DEVICE, progress, span_of
+    from heliograph.cli.scan import in_words
     from heliograph.work.identify import identify
     from heliograph.work.read_words import read_words
 
@@ -197,11 +206,19 @@ def _from_device(
     functions: tuple[Function, ...] = (function,) if function else get_args(Function)
     maps = [loaded.map for path in library.found(local).values() if (loaded := library.check(path, local)[0])]
     timing = replace(UNKNOWN_DEVICE, pause=0.02) if url.startswith("tcp:") else UNKNOWN_DEVICE
+    many = len(functions) * sum(last - first + 1 for first, last in wanted)
+    likely, most = _seconds(lines.parse(url), timing, many)
+    spans_told = ", ".join(f"0x{first:04X}-0x{last:04X}" for first, last in wanted)
+    click.echo(
+        f"Reading {' and '.join(functions)} registers {spans_told} of unit {unit} at {url}: about {in_words(likely)},"
+        f" up to {in_words(most)} where the device refuses most of them.",
+        err=True,
+    )
     bus = open_bus(url)
     heard: dict[Function, Heard] = {}
     try:
-        sighting = identify(bus, unit, maps)
-        with progress(len(functions) * sum(last - first + 1 for first, last in wanted)) as done:
+        with progress(many) as done:
+            sighting = identify(bus, unit, maps)
             for one in functions:
                 for first, last in wanted:
                     try:
@@ -227,6 +244,14 @@ def _from_device(
         timing=timing,
     )
     return _drafted(url, sighting, heard, empty)
+
+
+def _seconds(line: lines.Line, timing: Timing, registers: int) -> tuple[float, float]:
+    """Until everything is read: where it all answers, and where each pair of registers is refused by itself."""
+    cost = line_cost(line, timing)
+    refusal = cost.of(2) + (0.0 if line.way == "tcp" else timing.timeout)  # on a line it is waited for what follows
+    identity = 2.0 if line.way == "tcp" else 7.0
+    return identity + registers / 60 * cost.of(60), identity + registers * refusal
 
 
 def _drafted(url: str, sighting: Sighting, heard: Mapping[Function, Heard], empty: MeterMap) -> Draft:
@@ -269,6 +294,7 @@ def _drafted(url: str, sighting: Sighting, heard: Mapping[Function, Heard], empt
     draft.behind = {role: f"read {_shown(one.value)}" for role, one in found.members.items()}
     draft.unnamed = _unnamed(heard, best, found)
     draft.vectors = [_vector_line(r, _words(found.members[r.quantity].words)) for r in _to_show(map)]
+    draft.more_vectors = [_vector_line(r, _words(found.members[r.quantity].words)) for r in _others(map)]
     return draft
 
 
@@ -353,6 +379,12 @@ def _to_show(map: MeterMap) -> list[Register]:
     return shown
 
 
+def _others(map: MeterMap) -> list[Register]:
+    """The other polled ones, of which `map check` speaks too until their way of reading is shown."""
+    first = {register.quantity for register in _to_show(map)}
+    return [register for register in map.registers if register.poll and register.quantity not in first]
+
+
 def _words(words: Sequence[int]) -> str:
     return "[" + ", ".join(f"0x{word:04X}" for word in words) + "]"
 
@@ -381,6 +413,8 @@ def _text(draft: Draft) -> str:
             "# words with heliograph probe, look at the display, and complete these lines.",
             "vectors = [",
             *(f"  {one}" for one in draft.vectors),
+            *(["  # Read in the same way as one of the above; these may stay away:"] if draft.more_vectors else []),
+            *(f"  {one}" for one in draft.more_vectors),
             "]",
         ]
     return "\n".join(lines) + "\n"

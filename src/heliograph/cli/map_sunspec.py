@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph import library
-from heliograph.cli.map_file import place_of_new, write
+from heliograph.cli.map_file import make_folder, place_of_new, write
 from heliograph.cli.options import json_option, print_json, print_table
 from heliograph.cli.snippet import bus_text, meter_text
 from heliograph.core.errors import ConfigError, UsageError
@@ -51,6 +51,7 @@ def command(
 ) -> None:
     local: Path = context.obj
     path = place_of_new(name, local, over=replace)
+    make_folder(path)  # before the device is asked
     found = _look(name, url, unit, at, template, local)
     text = _text(found)
     write(path, text)

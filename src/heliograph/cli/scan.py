@@ -242,13 +242,13 @@ def _line(
     first_s, one_s, all_s = work.seconds_of_line(ways, scan.units, quick)
     if ways > 1:
         click.echo(
-            f"{line}: first the usual unit ids at {ways} settings ({_in_words(first_s)} at most), then all"
-            f" {len(scan.units)} at the one that answers ({_in_words(one_s - first_s)}). If nobody does, all of them at"
-            f" all settings: {_in_words(all_s)}. Ctrl-C prints what was found so far.",
+            f"{line}: first the usual unit ids at {ways} settings ({in_words(first_s)} at most), then all"
+            f" {len(scan.units)} at the one that answers ({in_words(one_s - first_s)}). If nobody does, all of them at"
+            f" all settings: {in_words(all_s)}. Ctrl-C prints what was found so far.",
             err=True,
         )
     else:
-        click.echo(f"{line}: {len(scan.units)} unit ids take at most {_in_words(all_s)}.", err=True)
+        click.echo(f"{line}: {len(scan.units)} unit ids take at most {in_words(all_s)}.", err=True)
     try:
         work.scan_line(scan, line, settings, all_settings=all_settings)
     except BusUnreachable as error:
@@ -280,12 +280,12 @@ def _hosts(scan: work.Scan, place: _Place, ports: Sequence[int]) -> None:
     seconds = work.seconds_of_hosts(len(place.hosts), len(doors))
     which = f"port{'s' if len(doors) > 1 else ''} {', '.join(str(port) for port in doors)}"
     click.echo(
-        f"{count}, {which}: at most {_in_words(seconds)} where nobody is, some seconds for each device.", err=True
+        f"{count}, {which}: at most {in_words(seconds)} where nobody is, some seconds for each device.", err=True
     )
     work.scan_hosts(scan, place.hosts, doors, tell_absent=len(place.hosts) <= FEW)
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min"
