@@ -73,6 +73,16 @@ def test_each_power_of_ten_on_any_figure_breaks_something(name: str, factor: flo
     assert any(name in relation.quantities and not relation.holds for relation in relations(wrong))
 
 
+def test_the_total_of_an_inverter_is_no_sum_of_what_passed_the_grid() -> None:
+    values: dict[str, float | int] = {
+        "energy_total": 13_170_000,
+        "energy_import": 1_000_000,
+        "energy_export": 13_170_000,
+    }
+    assert broken(values) == ["energy_total"]
+    assert broken(values | {"energy_production": 13_500_000}) == []
+
+
 @pytest.mark.parametrize("factor", [0.1, 10])
 @pytest.mark.parametrize("name", ["energy_import", "energy_export", "energy_total"])
 def test_a_counter_of_another_scale_does_not_add_up(name: str, factor: float) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from heliograph import library
 from heliograph.core import decode
 from heliograph.core.errors import UsageError
+from heliograph.core.physics import relations
 from heliograph.core.quantity import find
 from heliograph.core.registers import Function, Identity, Match, MeterMap, Order, Register, SunSpec, Type
 from heliograph.rehearsal.frames import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
@@ -40,11 +41,32 @@ def meter(map: MeterMap | str = "eastron-sdm630", at: datetime = NOON, **more: A
 
 
 def fitting(map: MeterMap) -> dict[str, Any]:
-    """An inverter no larger than its map can tell, and no counter at a zero that its map does not believe."""
-    told = map.register("active_power")
-    narrow = told is not None and told.type == "s16" and told.scale == 1 and told.unit == "W"
+    """No counter at a zero that its map does not believe."""
     doubted = any(register.zero_is_absent for register in map.registers)
-    return ({"rated_kw": 10.0} if narrow else {}) | ({"start_import_wh": 1_000_000} if doubted else {})
+    return {"start_import_wh": 1_000_000} if doubted else {}
+
+
+def broken(map: MeterMap, **more: Any) -> list[str]:
+    """What physics has against a healthy device of this map at noon."""
+    noon = datetime(2026, 3, 14, 5, tzinfo=UTC)
+    factors = ratios(map)
+    device = meter(map, noon, settings=factors, sky=Sky(SINGAPORE, seed=1), **more)
+    values = {}
+    for register in map.registers:
+        told = read(device, register, noon, **factors) if register.type != "text" else ""
+        if isinstance(told, Decimal):
+            values[register.quantity] = decode.kept(register, told)
+    return [relation.text for relation in relations(values) if not relation.holds]
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if library.load(name, None).map.sunspec is None])
+def test_a_healthy_device_of_a_shipped_map_contradicts_no_physics_at_noon(name: str) -> None:
+    assert broken(library.load(name, None).map) == []
+
+
+def test_a_device_that_is_larger_than_its_register_contradicts_it() -> None:
+    (text,) = broken(library.load("solax-x3-hybrid-gen3-5", None).map, rated_kw=50.0)
+    assert "active_power is 32.8 kW, but the sum of its phases" in text
 
 
 def small(*registers: Register, **more: Any) -> MeterMap:

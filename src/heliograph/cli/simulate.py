@@ -62,7 +62,7 @@ Each has a solar day whose export counter integrates its power. What is printed 
 @click.option("--turnaround", metavar="DURATION", help="How long a meter thinks.  [default: 10ms serial, 0ms TCP]")
 @click.option("--strict-silence", is_flag=True, help="Serial: ignore requests that follow within 3.5 characters.")
 @click.option("--echo", is_flag=True, help="Serial: the master hears its own requests.")
-@click.option("--rated-kw", type=click.FloatRange(0, min_open=True), default=50.0, show_default=True)
+@click.option("--rated-kw", type=click.FloatRange(0, min_open=True), show_default="50; 10 where the map tells less")
 @click.option("--serial-number", metavar="NUMBER", help="Of the first meter; the others count on.")
 @click.option("--start-kwh", type=click.FloatRange(0), default=0.0, show_default=True, help="Export counter at start.")
 @click.option("--set", "settings", multiple=True, metavar="QUANTITY=VALUE", help="What a meter says, as ct_ratio=40.")
@@ -93,7 +93,7 @@ def command(
     turnaround: str | None,
     strict_silence: bool,
     echo: bool,
-    rated_kw: float,
+    rated_kw: float | None,
     serial_number: str | None,
     start_kwh: float,
     settings: tuple[str, ...],

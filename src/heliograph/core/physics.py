@@ -198,8 +198,8 @@ def _sums(values: Values) -> Iterator[Relation]:
 
 def _counters(values: Values) -> Iterator[Relation]:
     needed = ("energy_total", "energy_import", "energy_export")
-    if not all(name in values for name in needed):
-        return
+    if not all(name in values for name in needed) or "energy_production" in values:
+        return  # an inverter's total is what it gave itself, beside the grid's import and export
     total, imported, exported = (float(values[name]) for name in needed)
     both = imported + exported
     relation = _equal("energy_total", needed, total, both, "Wh", COUNTED, SMALL_WH, "energy_import + energy_export")

@@ -97,6 +97,18 @@ class _Cell:
     """Not an identity or a setting: reads zero at night where the map says so."""
 
 
+def usual_kw(map: MeterMap) -> float:
+    """50 kW, or 10 where the register of the active power ends below that: such devices are built for less.
+
+    A register that is full contradicts the phases beside it, as a real device's would with another's power behind it.
+    """
+    total = map.register("active_power")
+    if total is None or total.times or total.scale_register is not None or total.type not in ("u16", "s16"):
+        return 50.0
+    full = abs(total.scale) * UNITS[total.unit][1] * (0x7FFF if total.type == "s16" else 0xFFFF)
+    return 50.0 if full >= 50_000 else 10.0
+
+
 class SimulatedMeter:
     """A register bank behind one unit id. `answer` takes and gives protocol data units."""
 
@@ -106,7 +118,7 @@ class SimulatedMeter:
         *,
         clock: Callable[[], datetime],
         unit: int | None = None,
-        rated_kw: float = 50.0,
+        rated_kw: float | None = None,
         serial: int | str | None = None,
         start_export_wh: int = 0,
         start_import_wh: int = 0,
@@ -121,7 +133,8 @@ class SimulatedMeter:
         layout: Layout | None = None,
         cts: tuple[int, ...] | None = None,
     ) -> None:
-        """`started`: when the counters stood at their start values; now unless given.
+        """`started`: when the counters stood at their start values; now unless given. `rated_kw`: as `usual_kw` unless
+        given; what is more than a register can hold is shown as the most it can.
 
         `cts`: the conductor that the current transformer of each phase sits on, negative where it is turned round:
         (1, -2, 3) is a turned one on L2, (2, 1, 3) has those of L1 and L2 exchanged. The totals are then what a meter
@@ -139,7 +152,7 @@ class SimulatedMeter:
         self.map = map
         self.unit = map.unit if unit is None else unit
         self.clock = clock
-        self.rated_kw = rated_kw
+        self.rated_kw = usual_kw(map) if rated_kw is None else rated_kw
         self.serial = str(30_000_000 + self.unit if serial is None else serial)
         self.started = clock() if started is None else started
         self.sky = sky or Sky(seed=seed)
@@ -153,7 +166,7 @@ class SimulatedMeter:
         self.settings.update({name: value for name, (_, value) in marks.items()})
         self.settings.update(held)
         powers = (register.quantity for register in map.registers if register.type == "sunssf")
-        self.settings.update({name: exponent(name, rated_kw) for name in powers})
+        self.settings.update({name: exponent(name, self.rated_kw) for name in powers})
         self.settings[map.identity.serial or "serial_number"] = self.serial
         self.settings.update(settings or {})
         self._shares = (1000,) if map.phases == 1 or not _has_phases(map) else SHARES
