@@ -53,6 +53,22 @@ def test_a_wrong_address_is_told_with_the_next_step(url: str, told: str) -> None
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "tcp://admin:hunter2pw@127.0.0.1:5999",
+        "rtu+tcp://admin:hunter2pw@[::1]:5999?speed=1",
+        "http://admin:hunter2pw@127.0.0.1",
+        "admin:hunter2pw@127.0.0.1",
+        "tcp://admin:a/b@hunter2pw@127.0.0.1",
+    ],
+)
+def test_no_message_about_an_address_tells_a_password(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"\*\*\*@") as caught:
+        parse(url)
+    assert "hunter2pw" not in str(caught.value) + caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("options", "milliseconds"),
     [
         ("baudrate=9600", 1.0417),

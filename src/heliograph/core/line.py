@@ -52,6 +52,7 @@ class Line:
 def parse(url: str) -> Line:
     """The line of a bus' `url`; a ConfigError tells what is wrong with it."""
     match = _URL.fullmatch(url)
+    url = _hushed(url)  # from here on it is only quoted
     if match is None or match["way"] not in ("serial", "tcp", "rtu+tcp"):
         raise ConfigError(f"{url!r} is not the address of a bus", hint=f"Use {SHAPE}")
     options = _options(url, match["options"] or "")
@@ -74,6 +75,11 @@ def parse(url: str) -> Line:
         raise ConfigError(f"{url!r}: a network line has no {', '.join(options)}", hint="Set it in the converter")
     way: Way = "tcp" if match["way"] == "tcp" else "rtu+tcp"
     return Line(way, host["host"].strip("[]"), port=int(host["port"] or 502), echo=options.get("echo") == "1")
+
+
+def _hushed(url: str) -> str:
+    """Without what stands before an @: a bus wants no user, but whoever writes one may write a password too."""
+    return re.sub(r"^([A-Za-z+]*://)?.*@", r"\1***@", url, flags=re.DOTALL)
 
 
 def _options(url: str, text: str) -> dict[str, str]:
