@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -165,6 +167,42 @@ def test_a_serial_number_is_masked_where_the_device_says_it_is_another(server: S
     assert made(tmp_path).note == "12345678" and made(tmp_path).masked == ("serial_number",)
     assert "By what it says of itself this is eastron-sdm630" in done.stdout
     assert "--also has read may hold a serial number" in done.stdout
+
+
+def test_a_recording_is_not_replayed_as_another_map(server: Server, tmp_path: Path) -> None:
+    run("record", "--bus", server.url, "--map", "eastron-sdm630", "--to", str(tmp_path))
+    (path,) = tmp_path.rglob("*.toml")
+    words = ["simulate", "--recording", str(path), "--tcp", "127.0.0.1:0", "--for", "1ms"]
+    error = told(run(*words, "--map", "huawei-sun2000"))
+    assert "is of eastron-sdm630, not of huawei-sun2000" in error.message and "--map" in error.hint
+    for fitting in ([], ["--map", "eastron-sdm630"]):
+        assert run(*words, *fitting).exception is None
+
+
+@pytest.mark.parametrize("verb", ["doctor", "probe", "record"])
+def test_ctrl_c_is_answered_by_a_word(verb: str, tmp_path: Path) -> None:
+    """While the verb waits for a device that says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        words = {
+            "doctor": [url],
+            "probe": ["--bus", url, "0x0000-0x0050"],
+            "record": ["--bus", url, "--map", "eastron-sdm630", "--to", str(tmp_path)],
+        }[verb]
+        process = subprocess.Popen(
+            [*HELIOGRAPH, verb, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            silent.settimeout(30)
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(12)
+                os.kill(process.pid, signal.SIGINT)
+                _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert err.strip().endswith("Stopped before it was done.") and "Traceback" not in err
 
 
 @contextmanager

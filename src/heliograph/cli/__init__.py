@@ -99,7 +99,8 @@ def main() -> None:
         if error.hint:
             click.echo(f"  {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort:  # Ctrl-C; a verb that has something to show for it catches it itself
+        click.echo("Stopped before it was done.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

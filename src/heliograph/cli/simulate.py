@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from heliograph.rehearsal.server import Server
 
 HIGHEST_UNIT = 247  # Modbus over serial line 1.02, section 2.2
+DEFAULT_MAP = "eastron-sdm630"
 DEFAULT_TCP = "127.0.0.1:5020"
 
 HELP = """Run simulated meters over TCP, RTU over TCP or a serial line.
@@ -44,9 +45,7 @@ Each has a solar day whose export counter integrates its power. What is printed 
 
 
 @click.command("simulate", help=HELP)
-@click.option(
-    "--map", "name", default="eastron-sdm630", show_default=True, help="Which meter; see: heliograph map list"
-)
+@click.option("--map", "name", help=f"Which meter; see: heliograph map list.  [default: {DEFAULT_MAP}]")
 @click.option("--recording", type=click.Path(path_type=Path, dir_okay=False),
               help="Replay what a device once answered, and nothing else (made by: heliograph record).")  # fmt: skip
 @click.option("--unit", type=click.IntRange(1, HIGHEST_UNIT), help="Unit id of the first meter.  [default: the map's]")
@@ -81,7 +80,7 @@ Each has a solar day whose export counter integrates its power. What is printed 
 @click.option("--for", "period", metavar="DURATION", help="Stop after this time.  [default: run until Ctrl-C]")
 @json_option
 def command(
-    name: str,
+    name: str | None,
     recording: Path | None,
     unit: int | None,
     meters: int,
@@ -117,7 +116,12 @@ def command(
     from heliograph.rehearsal.sun import Sky
 
     recorded = _recording(recording) if recording is not None else None
-    map = _map(recorded.map if recorded is not None else name)
+    if recorded is not None and name not in (None, recorded.map):
+        raise UsageError(
+            f"{recording} is of {recorded.map}, not of {name}",
+            hint="A recording answers what its own device answered: leave out --map, or leave out --recording",
+        )
+    map = _map(recorded.map if recorded is not None else name or DEFAULT_MAP)
     first = (recorded.unit if recorded is not None else map.unit) if unit is None else unit
     if recorded is not None and meters != 1:
         raise UsageError("a recording is of one device", hint="Leave out --meters")
