@@ -24,9 +24,10 @@ from heliograph import app, library
 from heliograph.cli import heliograph
 from heliograph.core import daily
 from heliograph.core.decode import shortest_float32
+from heliograph.core.registers import Function
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.demo import ZONE
-from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.rehearsal.meter import Refusal, SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
@@ -293,6 +294,33 @@ def test_a_gateway_that_did_not_look_would_be_found_out_by_verify(site: Site, mo
     assert sum(day["period_wh"] for day in closed) > site.shown(last) - site.shown(first) + 50_000
     findings = [str(one) for one in _verified(site)["findings"]]
     assert findings and all("is read in another way than before, without a seam" in one for one in findings)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_ratio_that_the_meter_tells_and_that_nobody_looked_at_would_be_found_out_by_verify(
+    site: Site, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    """Set to 41 at the meter: one who looks books nothing, one who does not is found out."""
+    if not looks:
+        monkeypatch.setattr(poll, "told_ratios", lambda _meter, _values: {})
+    told = site.map.read_text().replace('from_site = ["ct_ratio"]', "")
+    site.map.write_text(
+        told.replace("registers = [", 'registers = [\n  { address = 0x0100, quantity = "ct_ratio", type = "u16" },')
+    )
+    site.config.write_text(site.config.read_text().replace("factors = { ct_ratio = 40 }", ""))
+    words, ratio = site.device.words, [40]
+
+    def answer(function: Function, address: int, count: int, at: datetime | None = None) -> tuple[int, ...] | Refusal:
+        return (ratio[0],) if (address, count) == (0x0100, 1) else words(function, address, count, at)
+
+    monkeypatch.setattr(site.device, "words", answer)
+    site.live(29)
+    ratio[0] = 41
+    site.live(40)
+    closed = [day for day in site.told("days", *ALL) if day["state"] == "closed"]
+    findings = [str(one) for one in _verified(site)["findings"]]
+    assert len(closed) == (1 if looks else 3)
+    assert not findings if looks else findings and all("ct_ratio is 41 instead of 40" in one for one in findings)
 
 
 @pytest.mark.parametrize("name", EDITS)

@@ -101,6 +101,8 @@ class Audit:
         self._seams: dict[str, list[Seam]] = {}
         self._meanings: dict[tuple[str, int], str] = {}
         """What a meter's counter means between two seams, by the number of seams before."""
+        self._ratios: dict[tuple[str, int, str], float] = {}
+        """The ratios that a device tells between two seams, likewise."""
         self._days: set[tuple[str, str]] = set()
         self._final: set[tuple[str, str, str]] = set()
         self._aside: set[tuple[str, str, str]] = set()
@@ -333,6 +335,11 @@ class Audit:
         before = [seam for seam in self._seams.get(meter, []) if seam.kind != "correction" and seam.at <= at]
         if self._meanings.setdefault((meter, len(before)), means.digest) != means.digest:
             self._find(f"{meter}: at {reading['at']} its counter is read in another way than before, without a seam")
+        for name in [one.name for one in means.factors if one.site is None and one.name in reading["settings"]]:
+            ratio = float(reading["settings"][name])
+            known = self._ratios.setdefault((meter, len(before), name), ratio)
+            if known != ratio:
+                self._find(f"{meter}: at {reading['at']} its {name} is {ratio:g} instead of {known:g}, without a seam")
 
     def _verdict(self, body: dict[str, Any]) -> None:
         for meter, rows in body["meters"].items():
