@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,20 @@ import pytest
 
 from heliograph import app, control, library
 from heliograph.cli.commission import _configuration, _means
-from heliograph.core.commissioning import Check
+from heliograph.core.commissioning import Check, another_kind, identity, registers
 from heliograph.core.delivery import DayRow, Missing, ReadBack, Stored, Unknown, Verdict
+from heliograph.core.errors import BusRefused
 from heliograph.daemon import Daemon
+from heliograph.rehearsal.line import Wire
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_drec import Device
 from heliograph.rehearsal.sandbox_redex_rules import Inverter
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
-from heliograph.work.commission import Found, commission, rehearse
+from heliograph.work.commission import Found, as_look, commission, rehearse, sight
+from heliograph.work.poll import PolledBus, read_once
+from tests.bus.paced import Copper
 from tests.fakes import FakeClock, FakeUplink, a_meter, in_memory
 
 SINGAPORE = ZoneInfo("Asia/Singapore")
@@ -283,6 +287,61 @@ def test_another_kind_of_meter_is_told_by_what_it_says_of_itself(stage: Stage) -
     assert str(SERIAL) in identity.says
 
 
+@pytest.mark.parametrize(
+    ("device", "map"),
+    [
+        ("eastron-sdm120", "eastron-sdm230"),
+        ("eastron-sdm120", "eastron-sdm220"),
+        ("eastron-sdm630", "eastron-sdm54"),
+        ("eastron-sdm630", "eastron-x96-1a"),
+        ("eastron-sdm630", "chint-dtsu666"),
+    ],
+)
+def test_a_map_without_marks_is_wrong_for_a_device_that_names_another(device: str, map: str) -> None:
+    identity, _ = looked_at(device, map)
+    assert (identity.result, identity.cause) == ("wrong", "wrong-map")
+    assert identity.todo == f'Compare with the label, then write below [[meter]] roof: map = "{device}"'
+    assert f"not {map}" in identity.says and "0xFC02" in identity.says
+
+
+SIMULATED = [name for name in library.names(local=None) if library.load(name, local=None).map.sunspec is None]
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_healthy_device_of_every_map_is_what_its_map_says(name: str) -> None:
+    identity, registers = looked_at(name, name)
+    assert identity.result == "green" or identity.cause == "serial-not-pinned", identity
+    assert registers is not None and registers.result == "green", registers
+
+
+def test_registers_that_the_device_refuses_are_named() -> None:
+    _, registers = looked_at("eastron-sdm120", "eastron-sdm230")
+    assert registers is not None and registers.cause == "refused"
+    assert "refuses 8 of the 35 registers of eastron-sdm230: energy_total_resettable" in registers.says
+
+
+def looked_at(device: str, map: str, **how: Any) -> tuple[Check, Check | None]:
+    """What is said of a simulated device that is read with a map, over a simulated line in virtual time."""
+    kind = replace(library.load(device, local=None).map, **how)
+    wanted = library.load(map, local=None).map
+    production = wanted.production or "energy_export"
+    meter = replace(a_meter(unit=kind.unit), map=wanted, production=production, timing=wanted.timing)
+    simulated = SimulatedMeter(
+        kind, clock=lambda: NOON, rated_kw=50, serial=SERIAL, unit=kind.unit, sky=Sky(SINGAPORE, seed=5)
+    )
+    copper = Copper(Wire({kind.unit: simulated}))
+    line = PolledBus("rs485", "serial:///dev/paced?baudrate=9600", [meter], copper.open)
+    maps = [library.load(name, local=None).map for name in library.names(local=None)]
+    told = sight(line.bus(), meter, maps)
+    try:
+        look = as_look(read_once(line, meter, FakeClock(NOON), everything=True))
+    except BusRefused:
+        another = another_kind(meter, told)
+        assert another is not None
+        return another, None
+    return identity(meter, look, told), None if look.stranger else registers(meter, look)
+
+
 def test_what_is_true_of_every_device_of_a_kind_is_told_and_keeps_nothing_from_being_green(stage: Stage) -> None:
     stage.config.update(map="goodwe-et", production="energy_production")
     stage.meter.update(unit=247)
@@ -343,6 +402,17 @@ def test_a_look_through_the_gateway_is_of_the_moment_it_names_whenever_was_polle
         assert datetime.fromisoformat(look["at"]) == stage.clock.now()
         assert tuple(look["words"]["energy_export"]) == stage.device.words("input", 0x4A, 2, stage.clock.now())
         assert set(look) >= {"values", "absent", "words", "serial", "doubts"}
+
+
+def test_through_the_gateway_too_a_device_is_asked_what_it_is(stage: Stage) -> None:
+    stage.kind = "eastron-sdm120"
+    stage.config.update(map="eastron-sdm230")
+    with gateway(stage) as (site, _), _means(site, site.meters) as means:
+        assert means.box.running
+        found = commission(site.meters, (), means, stage.clock, site.rules, stage.person, timedelta(seconds=30))
+    assert [one.todo for one in found.checks if one.cause == "wrong-map"] == [
+        'Compare with the label, then write below [[meter]] roof: map = "eastron-sdm120"'
+    ]
 
 
 @pytest.mark.parametrize(

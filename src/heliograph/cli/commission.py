@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heliograph import __version__
-from heliograph.cli.line import LONGEST_WAIT
+from heliograph.cli.line import LONGEST_WAIT, line_of
 from heliograph.cli.options import a_meter, app_of, config_option, json_option, print_json
 from heliograph.core.commissioning import Check, Result, green
 from heliograph.core.delivery import Registered, Roll, Verdict
@@ -24,6 +24,7 @@ from heliograph.core.errors import ConfigError, HeliographError, UsageError
 
 if TYPE_CHECKING:
     from heliograph.app import App
+    from heliograph.core.commissioning import Told
     from heliograph.core.registers import MeterMap
     from heliograph.core.site import Meter, Report
     from heliograph.ports import Uplink
@@ -275,7 +276,11 @@ def _means(app: App, meters: Sequence[Meter]) -> Iterator[Means]:
     rehearse = partial(_rehearse, app)
     if status is not None:
         box = Box(True, status["clock_trusted"], status["storage"])
-        yield Means(partial(_asked, app), lambda _: "", partial(_asked_up, app), rehearse, (), box, app.data_dir)
+
+        def told(meter: Meter) -> Told:
+            return sight(line_of(app, meter.bus)[0], meter, _maps())
+
+        yield Means(partial(_asked, app), told, partial(_asked_up, app), rehearse, (), box, app.data_dir)
         return
     with ExitStack() as stack:
         lines = {}
@@ -290,7 +295,7 @@ def _means(app: App, meters: Sequence[Meter]) -> Iterator[Means]:
         def look(meter: Meter, everything: bool) -> Mapping[str, Any]:
             return read_once(lines[meter.bus], meter, app.clock, everything)
 
-        def seen(meter: Meter) -> str:
+        def seen(meter: Meter) -> Told:
             return sight(lines[meter.bus].bus(), meter, _maps())
 
         def look_up(name: str, remote_ids: Sequence[str]) -> tuple[Roll, datetime | None]:

@@ -100,10 +100,31 @@ class Look:
     stranger: str = ""
     """Why the device is not the one the configuration names."""
     doubts: Sequence[str] = ()
+    refused: Sequence[str] = ()
+    """Quantities of the map that the device does not have."""
 
     def number(self, name: str) -> float | None:
         value = self.values.get(name)
         return value if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a device says of itself, held against every map."""
+
+    named: Sequence[str] = ()
+    """Maps whose marks of a kind fit."""
+    because: str = ""
+    """What was read there."""
+    fits: bool = False
+    """The configured map, or one that extends it, is among them."""
+    marked: bool = False
+    """Marks of the configured map fit too, if less closely than those of another one."""
+    perhaps: Sequence[str] = ()
+    """Maps for which a serial number speaks."""
+    serial: str = ""
+    order: str = ""
+    """Why the words come in another order than the map's; '' where they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +144,39 @@ class Sun:
 # -- the meter ------------------------------------------------------------------------------------------------
 
 
-def identity(meter: Meter, look: Look) -> Check:
-    if look.stranger:
+NOTHING = Told()
+
+
+def identity(meter: Meter, look: Look, told: Told = NOTHING) -> Check:
+    """Whether it is that meter, and of the kind the map is for. A serial number counts where the rest makes sense."""
+    other = list(told.named) if told.named and not told.fits else []
+    if look.stranger and not told.order:
+        names = " or ".join([*told.named, *told.perhaps][:3])
+        serial = f", serial number {told.serial}" if told.serial else ""
+        itself = f" By what it says of itself it is {names}{serial}." if names else ""
         todo = f"Compare the label with unit id and map; heliograph read {meter.id} --all shows what answers."
-        return Check("identity", meter.id, "wrong", f"{look.stranger}.", todo, "wrong-device")
+        return Check(
+            "identity", meter.id, "wrong", f"{look.stranger}.{itself}", _put(meter, other) or todo, "wrong-device"
+        )
+    if (another := another_kind(meter, told)) is not None:
+        return another
+    if told.order:
+        says = f"Its words come in another order than the map {meter.map.name} says: {told.order}."
+        return Check("identity", meter.id, "wrong", says, _doctor(meter), "wrong-order")
+    held, broken = _sense(look)
+    if senseless(look):
+        says = f"By the map {meter.map.name} its figures make no sense: {'; '.join(broken[:2])}."
+        return Check("identity", meter.id, "wrong", says, _doctor(meter), "no-sense")
     if meter.serial is not None and look.serial is not None and not same_serial(meter.serial, look.serial):
         says = f"It has serial number {look.serial}, but the configuration says {meter.serial}."
         return Check("identity", meter.id, "wrong", says, "Correct serial, or find the right meter.", "wrong-device")
     if look.serial is None:
         says = f"Nothing speaks against the map {meter.map.name}; this device tells no serial number."
         return Check("identity", meter.id, "green", says, "Note the number on its label in the installer's file.")
+    if meter.serial is None and not told.fits and not held:
+        says = f"A serial number may be {look.serial}, but nothing that can be read confirms the map {meter.map.name}."
+        todo = "Compare maker, model and number with the label."
+        return Check("identity", meter.id, "attention", says, todo, "serial-not-pinned")
     if meter.serial is None:
         says = f"The map {meter.map.name} fits, the serial number is {look.serial}; another meter would not be noticed."
         todo = f'Compare with the label, then write below [[meter]] {meter.id}: serial = "{look.serial}"'
@@ -143,6 +187,53 @@ def identity(meter: Meter, look: Look) -> Check:
         "green",
         f"The map {meter.map.name} fits, and the serial number is {look.serial}, as configured.",
     )
+
+
+def another_kind(meter: Meter, told: Told) -> Check | None:
+    """Where the device names maps, and the configured one is not among them."""
+    if not told.named or told.fits:
+        return None
+    says = f"By what it says of itself it is {' or '.join(told.named[:3])} ({told.because}), not {meter.map.name}."
+    result: Result = "wrong" if len(told.named) == 1 and not told.marked else "attention"
+    todo = _put(meter, told.named) or f"Compare its label with the maps: heliograph map show {told.named[0]}"
+    return Check("identity", meter.id, result, says, todo, "wrong-map")
+
+
+def _put(meter: Meter, other: Sequence[str]) -> str:
+    if len(other) != 1:
+        return ""
+    return f'Compare with the label, then write below [[meter]] {meter.id}: map = "{other[0]}"'
+
+
+def _doctor(meter: Meter) -> str:
+    return f"heliograph doctor {meter.id} finds out why; deliver nothing before."
+
+
+def _sense(look: Look) -> tuple[list[str], list[str]]:
+    """What must be so of the figures of one device: what is, and what is not."""
+    told = relations(_numbers(look))
+    return [one.text for one in told if one.holds], [one.text for one in told if not one.holds]
+
+
+def senseless(look: Look) -> bool:
+    """Whether most of what must be so is not: then it is not the plant that is wrong, but how it is read."""
+    held, broken = _sense(look)
+    return len(broken) > len(held)
+
+
+def registers(meter: Meter, look: Look) -> Check:
+    """Whether the device has what the map says it has."""
+    count = len(meter.map.registers)
+    if look.refused:
+        shown = ", ".join(look.refused[:6]) + (f" and {len(look.refused) - 6} more" if len(look.refused) > 6 else "")
+        says = f"The device refuses {len(look.refused)} of the {count} registers of {meter.map.name}: {shown}."
+        todo = "Compare its label with the products of: heliograph map show " + meter.map.name
+        return Check("registers", meter.id, "attention", says, todo, "refused")
+    missing = [one.quantity for one in meter.map.registers if one.quantity not in {*look.values, *look.absent}]
+    if missing:
+        says = f"{len(missing)} of {count} registers did not come through: {', '.join(missing[:6])}."
+        return Check("registers", meter.id, "attention", says, _doctor(meter), "not-read")
+    return Check("registers", meter.id, "green", f"It answers all {count} registers of the map.")
 
 
 def same_serial(one: str, other: str) -> bool:
@@ -158,7 +249,7 @@ def counters(meter: Meter, look: Look) -> Check:
     shown = look.number(meter.production)
     if shown is None:
         why = look.absent.get(meter.production) or "; ".join(look.doubts) or NOT_THERE
-        todo = f"heliograph read {meter.id} --all shows what can be read; is it the right map?"
+        todo = _doctor(meter)
         return Check("counters", meter.id, "wrong", f"{meter.production} has no value: {why}.", todo, "no-counter")
     others = [name for name in ("energy_import", "energy_export") if name != meter.production]
     beside = "".join(
@@ -166,7 +257,7 @@ def counters(meter: Meter, look: Look) -> Check:
     )  # fmt: skip
     says = f"{meter.production}, which is production here, shows {kwh(int(shown))} kWh{beside}."
     if look.doubts:
-        todo = f"heliograph status says what is to be done about {meter.id}."
+        todo = _doctor(meter)
         return Check("counters", meter.id, "attention", f"{says} {'; '.join(look.doubts)}.", todo, "doubt")
     return Check("counters", meter.id, "green", says)
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from heliograph.core import commissioning as judge
 from heliograph.core import daily
-from heliograph.core.commissioning import Check, ClockSeen, Look, Sun
+from heliograph.core.commissioning import Check, ClockSeen, Look, Sun, Told
 from heliograph.core.delivery import DayRow, Roll, Stored, Unknown
 from heliograph.core.errors import BusError, HeliographError
 from heliograph.core.figures import kwh
@@ -25,7 +25,7 @@ from heliograph.core.registers import MeterMap
 from heliograph.core.site import Meter, Report
 from heliograph.ports import Bus, Clock, Uplink
 from heliograph.work.close_days import Rules
-from heliograph.work.identify import identify
+from heliograph.work.identify import QUICK, SLOW, identify
 from heliograph.work.witness import beside
 
 BETWEEN = 3.0
@@ -63,8 +63,8 @@ class Means:
 
     look: Callable[[Meter, bool], Mapping[str, Any]]
     """Everything a meter shows, or what is polled. Raises BusError."""
-    sight: Callable[[Meter], str]
-    """What a device that is not the one that was expected says of itself; '' where that cannot be asked."""
+    sight: Callable[[Meter], Told]
+    """What the device at a meter's unit says of itself."""
     look_up: Callable[[str, Sequence[str]], tuple[Roll, datetime | None]]
     """What a platform knows of devices, and when its token ends."""
     rehearse: Callable[[Meter, Report], str]
@@ -131,16 +131,21 @@ def _meter(
         todo = error.hint or f"heliograph doctor {meter.bus}"
         cause = "line" if isinstance(error, BusError) else "gateway"
         note(Check("line", meter.id, "wrong", f"It could not be read: {error.message}.", todo, cause))
-        return
-    if look.stranger:
         with guide.busy(f"{meter.id}: asking what it is"):
-            itself = means.sight(meter)
-        look = replace(look, stranger=". ".join(filter(None, (look.stranger, itself))))
+            told = _told(means, meter)
+        note(judge.another_kind(meter, told))
+        return
     how = "The running gateway reads it." if means.box.running else f"It answers on {meter.bus} as unit {meter.unit}."
     note(Check("line", meter.id, "green", how))
-    note(judge.identity(meter, look))
+    with guide.busy(f"{meter.id}: asking what it is"):
+        told = _told(means, meter)
+    note(who := judge.identity(meter, look, told))
+    if not look.stranger:
+        note(judge.registers(meter, look))
+    if who.result == "wrong":
+        return  # what follows would be said of another device, or of numbers that mean nothing
     note(counters := judge.counters(meter, look))
-    if counters.result == "wrong" or look.stranger:
+    if counters.result == "wrong":
         return
     shown = look.number(meter.production)
     figure = kwh(int(shown)) if shown is not None else ""
@@ -157,10 +162,10 @@ def _meter(
         looks = _watch(meter, look, means, clock, guide, watch)
     note(judge.transformers(meter, looks, sun))
     note(judge.direction(meter, looks, sun))
-    told = None
+    power = None
     if sun.shines and judge.power_w(look) is not None:
-        told = guide.ask(f"{meter.id}.inverter-kw", f"What power do the inverters behind {meter.id} show now, in kW?")
-    note(judge.plausible(meter, looks, sun, _number(told)))
+        power = guide.ask(f"{meter.id}.inverter-kw", f"What power do the inverters behind {meter.id} show now, in kW?")
+    note(judge.plausible(meter, looks, sun, _number(power)))
 
 
 def _watch(meter: Meter, first: Look, means: Means, clock: Clock, guide: Guide, watch: timedelta) -> list[Look]:
@@ -179,14 +184,48 @@ def _watch(meter: Meter, first: Look, means: Means, clock: Clock, guide: Guide, 
             clock.sleep(BETWEEN)
 
 
-def sight(bus: Bus, meter: Meter, maps: Sequence[MeterMap]) -> str:
-    """What the device at a meter's unit says of itself."""
-    fits = [fit for fit in identify(bus, meter.unit, maps).fits if fit.evidence != "possible"]
-    if not fits:
-        return "It says nothing of itself by which a map could be told"
-    names = " or ".join(fit.map.name for fit in fits[:3])
-    serial = fits[0].serial and f", serial number {fits[0].serial}"
-    return f"By what it says of itself it is {names}{serial}"
+def _told(means: Means, meter: Meter) -> Told:
+    try:
+        return means.sight(meter)
+    except HeliographError:
+        return judge.NOTHING  # a line that fails is told by what is read
+
+
+def sight(bus: Bus, meter: Meter, maps: Sequence[MeterMap]) -> Told:
+    """What the device at a meter's unit says of itself. Raises BusUnreachable."""
+    maps = [*(map for map in maps if map.name != meter.map.name), meter.map]
+    quick = replace(QUICK, pause=max(QUICK.pause, meter.timing.pause), after_connect=meter.timing.after_connect)
+    seen = identify(bus, meter.unit, maps, quick)
+    if not seen.here:
+        seen = identify(bus, meter.unit, maps, replace(meter.timing, pause=max(SLOW.pause, meter.timing.pause)))
+    named = [fit for fit in seen.fits if fit.evidence == "named"]
+    own = next((fit for fit in seen.fits if fit.map.name == meter.map.name), None)
+    parents = {map.name: map.extends for map in maps}
+    fits = any(meter.map.name in _lineage(fit.map.name, parents) for fit in named)
+    marked = fits
+    if named and not fits and meter.map.identity.match:  # a closer one hides it
+        marked = identify(bus, meter.unit, [meter.map], quick).best is not None
+    order = ""
+    if own is not None and own.order is not None:
+        order = own.check if own.sound is False else "; ".join(own.because)
+    return Told(
+        tuple(fit.map.name for fit in named),
+        "; ".join(named[0].because) if named else "",
+        fits,
+        marked,
+        tuple(fit.map.name for fit in seen.fits if fit.evidence == "serial"),
+        seen.serial,
+        order,
+    )
+
+
+def _lineage(name: str | None, parents: Mapping[str, str | None]) -> set[str]:
+    """A map, and those it extends."""
+    found = set[str]()
+    while name is not None and name not in found:
+        found.add(name)
+        name = parents.get(name)
+    return found
 
 
 def as_look(read: Mapping[str, Any]) -> Look:
@@ -199,6 +238,7 @@ def as_look(read: Mapping[str, Any]) -> Look:
         read.get("serial"),
         read.get("stranger", ""),
         read.get("doubts", ()),
+        read.get("refused", ()),
     )
 
 

@@ -612,7 +612,13 @@ def _look(line: PolledBus, meter: Meter, clock: Clock, everything: bool) -> dict
             for register in read.block.registers
         },
         "stranger": stranger,
+        "refused": [r.quantity for r in meter.map.registers if not stranger and _refused(r, meter, one.learned)],
     }
+
+
+def _refused(register: Register, meter: Meter, learned: Learned) -> bool:
+    function = meter.map.function_of(register)
+    return any((function, address) in learned.refused for address in addresses(register))
 
 
 def _seen(bus: Bus, meter: Meter, match: Match, timing: Timing) -> int | str | None:
