@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -183,6 +185,39 @@ def test_a_host_that_is_not_there_says_why() -> None:
     done = scan(f"127.0.0.1:{port}")
     assert done.return_value == 1
     assert "refused" in done.stderr and f"No meter answered at 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["meter.invalid", "meter..invalid"])
+def test_a_name_that_nobody_knows_is_told_once_and_nothing_else_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = socket.getaddrinfo
+
+    def known(host: str, *more: Any, **how: Any) -> Any:
+        """No question leaves this computer."""
+        if host == "meter.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return really(host, *more, **how)
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    with pytest.raises(BusUnreachable, match=f"the name {name} is unknown here") as raised:
+        scan(name)
+    assert "spelled right" in raised.value.hint
+    with Server({1: meter("eastron-sdm630", 1)}) as server:
+        done = scan(name, f"127.0.0.1:{server.port}", "--units", "1")
+    told = done.stderr
+    assert told.count(f"{name} is unknown here") == 1 and "No meter answered at" not in told
+    assert "1 device found" in told and done.return_value == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("/etc/passwd", "a file"), ("/dev/null", "something else"), ("/tmp", "a folder"), ("serial:///tmp", "a folder")],
+)
+def test_what_is_no_serial_port_is_told_before_anything_else(
+    place: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=f"is no serial port, but {kind}") as raised:
+        scan(place)
+    assert "erial port" in raised.value.hint and capsys.readouterr().err == ""
 
 
 HOLD = "import serial, sys; held = serial.Serial(sys.argv[1], exclusive=True); print(flush=True); sys.stdin.read()"

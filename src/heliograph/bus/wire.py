@@ -175,7 +175,7 @@ class TcpWire(_RealTime):
             self._socket = socket.create_connection((self._line.at, self._line.port), timeout=self._connect)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.settimeout(CONNECT)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name that can be none, with two dots in a row
             self.close()
             raise self._unreachable(error) from error
         return True
@@ -212,6 +212,11 @@ class TcpWire(_RealTime):
         return self._socket
 
     def _unreachable(self, error: Exception) -> BusUnreachable:
+        if isinstance(error, socket.gaierror | UnicodeError):
+            return BusUnreachable(
+                f"the name {self._line.at} is unknown here: {_reason(error)}",
+                hint="Is it spelled right? Else write the address, as the router or the display tells it",
+            )
         refused = getattr(error, "errno", None) == errno.ECONNREFUSED
         hint = (
             "Is Modbus TCP switched on in the device, and the port right? Many allow a single client"

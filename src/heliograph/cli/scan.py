@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,12 +80,15 @@ def command(
     from heliograph.app import line_at
 
     places = [_place(text, config) for text in where] or _nowhere()
+    for place in places:
+        _must_be_a_port(place.line)
     settings = _settings(baud, parity)
     patience = None if timeout is None else _seconds(timeout)
     asked = None if units is None else _numbers("--units", units, 0, 255)
     doors = work.USUAL_PORTS if ports is None else _numbers("--ports", ports, 1, 65535)
     maps = _maps()
     found: list[_Result] = []
+    failed: list[_Place] = []
     interrupted = False
     with _watched() as watcher:
         try:
@@ -102,9 +107,10 @@ def command(
                     if len(places) == 1:
                         raise
                     scan.note(f"{error.message}. {error.hint}")
+                    failed.append(place)
         except KeyboardInterrupt:
             interrupted = True
-    return _told(found, as_json, interrupted)
+    return _told(found, failed, as_json, interrupted)
 
 
 @dataclass(frozen=True)
@@ -162,14 +168,36 @@ def _bus(id: str, config: Path | None) -> _Place:
     return _Place(id, lines.parse(buses[id]), fixed=True, bus=id, known=known)
 
 
-def _nowhere() -> list[_Place]:
-    """Names what could be meant: nobody remembers the name of a port on a roof."""
+MEMORY = 1
+"""The major number of /dev/null, /dev/zero and their like (the kernel's devices.txt)."""
+
+
+def _must_be_a_port(line: lines.Line | None) -> None:
+    """Nothing is opened. What is not there may be plugged in yet, so that is the wire's to tell."""
+    if line is None or line.way != "serial":
+        return
+    try:
+        found = Path(line.at).stat()
+    except OSError:
+        return
+    if stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) != MEMORY:
+        return
+    kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file" if stat.S_ISREG(found.st_mode) else "something else"
+    raise UsageError(f"{line.at} is no serial port, but {kind}", hint=_ports_here())
+
+
+def _ports_here() -> str:
     ports = sorted(str(path) for path in Path("/dev/serial/by-id").glob("*"))
     ports = ports or sorted(str(path) for pattern in ("ttyUSB*", "ttyACM*") for path in Path("/dev").glob(pattern))
-    hint = (
+    return (
         f"Serial ports here: {', '.join(ports)}" if ports else "No USB serial port is there; is the adapter plugged in?"
     )
-    raise UsageError("where shall be looked? heliograph scan /dev/ttyUSB0, or 192.168.1.10-60", hint=hint)
+
+
+def _nowhere() -> list[_Place]:
+    """Names what could be meant: nobody remembers the name of a port on a roof."""
+    where = "where shall be looked? heliograph scan /dev/ttyUSB0, or 192.168.1.10-60"
+    raise UsageError(where, hint=_ports_here())
 
 
 def _numbers(option: str, text: str, low: int, high: int) -> tuple[int, ...]:
@@ -368,7 +396,8 @@ def _short(url: str) -> str:
     return f"{line} {line.baudrate} 8{line.parity}{line.stopbits}" if line.way == "serial" else str(line)
 
 
-def _told(results: Sequence[_Result], as_json: bool, interrupted: bool) -> int:
+def _told(results: Sequence[_Result], failed: Sequence[_Place], as_json: bool, interrupted: bool) -> int:
+    """`failed`: places of which has been told already why they cannot be looked at."""
     found = [one for result in results for one in result.scan.found]
     garbled = [one for result in results for one in result.scan.garbled]
     text = _configuration(results)
@@ -395,8 +424,8 @@ def _told(results: Sequence[_Result], as_json: bool, interrupted: bool) -> int:
         )
     empty = [result for result in results if not result.scan.found]
     for result in empty:
-        asked = result.scan.requests or result.place.hosts  # a port that could not be opened has been told already
-        if asked and not result.scan.garbled and not interrupted:
+        asked = result.scan.requests or result.place.hosts
+        if asked and result.place not in failed and not result.scan.garbled and not interrupted:
             click.echo(_nobody(result.place), err=True)
     if found and not as_json:
         devices = [one for one in found if not one.also]

@@ -9,6 +9,7 @@ but slow, and it gets a second, patient look. So do the usual units where nobody
 from __future__ import annotations
 
 import ipaddress
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -380,7 +381,7 @@ def seconds_of_hosts(count: int, ports: int) -> float:
 def scan_hosts(scan: Scan, names: Sequence[str], ports: Sequence[int], *, tell_absent: bool = False) -> None:
     """`scan.units` of all these hosts: several hosts at once, each over one connection at a time, closed at once.
 
-    `tell_absent`: also what kept a host from being reached is noted.
+    `tell_absent`: also what kept a host from being reached is noted. Raises BusUnreachable where a name is unknown.
     """
     scan.watcher.begin("hosts", len(names) * len(ports))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scan") as pool:
@@ -425,6 +426,8 @@ def _answering(scan: Scan, line: Line, tell_absent: bool) -> list[Found]:
             f" If it is a serial converter: heliograph scan rtu+tcp://{line}"
         )
     except BusUnreachable as error:
+        if isinstance(error.__cause__, socket.gaierror | UnicodeError):
+            raise  # at the other ports it is as unknown
         if bus.counters.requests:
             scan.note(f"{line} took the connection and ended it: {error.message}. {error.hint}")
         elif tell_absent:
