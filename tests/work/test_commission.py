@@ -45,7 +45,7 @@ data_dir = "{folder}/data"
 [[bus]]
 id = "rs485"
 url = "{bus}"
-timeout = "2s"
+timeout = "{timeout}"
 [[meter]]
 id = "roof"
 bus = "rs485"
@@ -116,6 +116,7 @@ class Stage:
         given: dict[str, Any] = {
             "map": "eastron-sdm630",
             "kw": 50,
+            "timeout": "2s",
             "zone": "Asia/Singapore",
             "position": POSITION,
             "serial": SERIAL,
@@ -402,6 +403,28 @@ def test_a_look_through_the_gateway_is_of_the_moment_it_names_whenever_was_polle
         assert datetime.fromisoformat(look["at"]) == stage.clock.now()
         assert tuple(look["words"]["energy_export"]) == stage.device.words("input", 0x4A, 2, stage.clock.now())
         assert set(look) >= {"values", "absent", "words", "serial", "doubts"}
+
+
+def test_what_fails_on_the_line_is_a_case_for_the_doctor(stage: Stage) -> None:
+    stage.config.update(timeout="0.1s")
+    stage.meter.update(unit=9)
+    (line,) = [check for check in stage.commission().checks if check.step == "line"]
+    assert (line.result, line.todo) == ("wrong", "heliograph doctor roof finds out why.")
+
+
+def test_words_in_another_order_are_told_and_no_serial_number_of_them_is_proposed() -> None:
+    for device in ("eastron-sdm630", "eastron-sdm230"):
+        identity, _ = looked_at(device, device, order="CDAB")
+        assert (identity.result, identity.cause) == ("wrong", "wrong-order"), identity
+        assert "heliograph doctor roof" in identity.todo and "serial =" not in identity.todo
+
+
+def test_while_the_sun_is_up_nobody_is_sent_away_until_it_is_day(stage: Stage) -> None:
+    stage.meter.update(rated_kw=0.01)
+    idle = [one for one in stage.commission().checks if one.cause == "no-power"]
+    assert idle
+    for one in idle:
+        assert "by day" not in one.todo and "Look at the inverters" in one.todo
 
 
 def test_through_the_gateway_too_a_device_is_asked_what_it_is(stage: Stage) -> None:

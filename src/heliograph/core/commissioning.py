@@ -315,7 +315,7 @@ def electrics(meter: Meter, look: Look) -> Check | None:
     broken = [one for one in told if not one.holds]
     if broken:
         says = f"{'; '.join(one.text for one in broken[:3])}."
-        todo = f"A wrong register, word order or scale in the map? heliograph map show {meter.map.name}"
+        todo = f"A wrong register, word order or scale in the map? heliograph doctor {meter.id}"
         return Check("electrics", meter.id, "attention", says, todo, "relations")
     if not told:
         return None
@@ -406,6 +406,15 @@ def _again(now: datetime, zone: ZoneInfo, position: Position) -> str:
 
 
 def _by_day(sun: Sun) -> str:
+    if sun.shines is False and sun.clear is not None and sun.clear >= BRIGHT:
+        return "Run it again when the sun is on the panels."
+    if sun.odd:
+        return "Compare the clock with a watch first, and latitude, longitude and timezone: see zone."
+    if sun.shines or (sun.shines is None and sun.clear is None):
+        return (
+            "Look at the inverters: are they on, and do they show power? If so, look at the current transformers:"
+            " closed, connected, on the right conductors? If they show none: come back in full sun."
+        )
     return f"Run it again by day, between {sun.again}." if sun.again else "Run it again when the sun is back."
 
 

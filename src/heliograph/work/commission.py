@@ -19,7 +19,7 @@ from heliograph.core import commissioning as judge
 from heliograph.core import daily
 from heliograph.core.commissioning import Check, ClockSeen, Look, Sun, Told
 from heliograph.core.delivery import DayRow, Roll, Stored, Unknown
-from heliograph.core.errors import BusError, HeliographError
+from heliograph.core.errors import BusError, BusUnreachable, HeliographError
 from heliograph.core.figures import kwh
 from heliograph.core.registers import MeterMap
 from heliograph.core.site import Meter, Report
@@ -128,7 +128,10 @@ def _meter(
         with guide.busy(f"{meter.id}: reading every register"):
             look = found.looks[meter.id] = as_look(means.look(meter, True))
     except HeliographError as error:
-        todo = error.hint or f"heliograph doctor {meter.bus}"
+        # What the line guesses of itself, such as noise, the doctor knows better.
+        todo = f"heliograph doctor {meter.id} finds out why."
+        if isinstance(error, BusUnreachable) and error.hint:
+            todo = f"{error.hint.rstrip('.')}. If it is not that: heliograph doctor {meter.id}"
         cause = "line" if isinstance(error, BusError) else "gateway"
         note(Check("line", meter.id, "wrong", f"It could not be read: {error.message}.", todo, cause))
         with guide.busy(f"{meter.id}: asking what it is"):
