@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-LONGEST = ("test_storm", "test_boot", "test_killed", "test_each_call", "test_backlog", "test_secrets", "test_herd")
+LONGEST = (
+    *("test_storm", "test_boot", "test_killed", "test_doctor", "test_each_call", "test_visit", "test_backlog"),
+    *("test_secrets", "test_herd", "test_diagnose"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
