@@ -16,6 +16,8 @@ from heliograph.ports import Clock
 
 # Real seconds: how soon a waiting thread notices that the gate was closed.
 STEP = 0.2
+EXCHANGE = 30.0
+"""Seconds after which a living gateway has given up on an exchange (uplink/http.py)."""
 
 
 class Gate:
@@ -75,8 +77,9 @@ class Gate:
         except FileNotFoundError:
             return []
         except (OSError, ValueError):  # nobody knows: a full minute may have been sent
-            return [now + delivery.ASTRAY] * self._most
-        latest = now + delivery.ASTRAY if boot == self._clock.boot_id else delivery.ASTRAY
+            return [now + delivery.ASTRAY + EXCHANGE] * self._most
+        # An earlier life may have ended in the first moment of an exchange, before it could give up on it.
+        latest = (now if boot == self._clock.boot_id else 0.0) + delivery.ASTRAY + EXCHANGE
         return [min(until, latest) for until in known]
 
     def _remember(self) -> None:
