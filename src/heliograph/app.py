@@ -22,7 +22,7 @@ from heliograph.core.daylight import Position
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
-from heliograph.ports import Bus, Clock, Uplink
+from heliograph.ports import Bus, Clock, Output, Uplink
 from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
 from heliograph.work.change import introduce, meaning
 from heliograph.work.close_days import Rules
@@ -91,6 +91,10 @@ class App:
         if (drec := self.config.settings.uplink.drec) is not None:
             found.append(_drec(drec, self.clock, self._gate("drec", drec.per_minute, remembered), self.meters))
         return found
+
+    def outputs(self) -> list[Output]:
+        """Every output that is set up; nothing is opened by making one."""
+        return []
 
     def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
         """The uplink of that name exactly as this site has it set up, but at a stand-in platform."""

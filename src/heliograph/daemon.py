@@ -24,18 +24,21 @@ from heliograph.app import App
 from heliograph.core.chain import GENESIS, pack_message
 from heliograph.core.delivery import BEGIN_WITHIN
 from heliograph.core.errors import BusError, BusRefused, HeliographError, StoreError, StoreFault, UsageError
+from heliograph.core.health import Health, as_json
 from heliograph.core.registers import Timing
+from heliograph.core.shown import DayFigure
 from heliograph.ports import Uplink
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
 from heliograph.work.change import waiting
 from heliograph.work.close_days import close_days
 from heliograph.work.deliver import Pace, deliver, free
-from heliograph.work.health import Live, Pause, as_json, health
+from heliograph.work.health import Live, Pause, health
 from heliograph.work.poll import PolledBus, poll, read_once
 from heliograph.work.prune import make_room, prune
 from heliograph.work.reconcile import compare, reconcile
 from heliograph.work.recover import Recovery
+from heliograph.work.show import Audience, figures
 from heliograph.work.witness import witness
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ WITNESS_EVERY = timedelta(minutes=5)
 ATTEST_EVERY = timedelta(minutes=10)
 RECONCILE_EVERY = timedelta(days=7)
 RECONCILE_LOOK = timedelta(minutes=15)
+SHOW_EVERY = timedelta(seconds=30)
 PRUNE_EVERY = timedelta(hours=1)
 # A card that works again is used again within twice this.
 MEND_EVERY = timedelta(seconds=10)
@@ -67,7 +71,9 @@ class Daemon:
     def __init__(self, app: App, store: Store) -> None:
         self.app = app
         self.store = store
-        self.live = Live()
+        self.audience = Audience(app.outputs())
+        self._days: tuple[DayFigure, ...] = ()
+        self.live = Live(sampled=self.audience.sample, outputs=self.audience.states)
         self.stopping = threading.Event()
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
@@ -88,7 +94,7 @@ class Daemon:
         self._scheduler = BackgroundScheduler(
             executors={
                 # A bus that hangs holds up no other and none of the work beside it.
-                "default": Executor(3 + len(self.uplinks)),
+                "default": Executor(4 + len(self.uplinks)),
                 **{line.bus_id: Executor(1) for line in self.lines},
             },
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -112,6 +118,9 @@ class Daemon:
             self._add(f"deliver {uplink.name}", DELIVER_EVERY, deliver, own_phase=True)
             reconcile = self._stored(partial(self._reconcile, uplink))
             self._add(f"reconcile {uplink.name}", RECONCILE_LOOK, reconcile, own_phase=True)
+        if self.audience:
+            self.audience.start()
+            self._add("show", SHOW_EVERY, self._show)
         # The first one at once: an installer wants the key's fingerprint before leaving the roof.
         self._add("attest", ATTEST_EVERY, self._stored(self._attest), later=self._attested())
         self._add("prune", PRUNE_EVERY, self._stored(self._prune), later=True)
@@ -327,14 +336,20 @@ class Daemon:
         if (made := self.app.copy_ledger(forced=forced)) is not None:
             log.info("copied", path=made["path"], bytes=made["bytes"], last_day=made["last_day"])
 
+    def _show(self) -> None:
+        with suppress(StoreError):  # then the days are as they were, and the picture says what is wrong
+            self._days = figures(self.store, self.app.clock, self.app.rules.zone)
+        self.audience.picture(self._health(), self._days)
+
+    def _health(self) -> Health:
+        site, rules = self.app.config.settings.site.id, self.app.rules
+        return health(site, self.app.meters, self.store, self.app.clock, rules, self.live)
+
     def answer(self, path: str, wish: Any = None) -> Any:
         """What the control socket says; with a `wish`, what it does."""
         parts = [part for part in path.partition("?")[0].split("/") if part]
         if parts == ["api", "v1", "status"]:
-            settings = self.app.config.settings
-            return as_json(
-                health(settings.site.id, self.app.meters, self.store, self.app.clock, self.app.rules, self.live)
-            )
+            return as_json(self._health())
         if parts == ["api", "v1", "frames"]:
             return self._frames()
         if parts == ["api", "v1", "sign"] and isinstance(wish, dict):
@@ -443,6 +458,7 @@ class Daemon:
             uplink.close()
         for line in self.lines:
             line.close()
+        self.audience.close()
         if ending.is_alive():
             log.warning("stop_forced", hint="A request was under way; it is read back at the next start.")
         log.info("stopped")

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from heliograph.core.delivery import DayRow, Note, Parcel, ReadBack, Roll, Verdict
+from heliograph.core.health import Health, OutputHealth
 from heliograph.core.registers import Function, Timing
+from heliograph.core.shown import DayFigure, Sample
 
 
 class Clock(Protocol):
@@ -160,4 +162,28 @@ class Uplink(Protocol):
 
     def close(self) -> None:
         """No further request leaves; who waits for its turn is told so at once."""
+        ...
+
+
+class Output(Protocol):
+    """Shows readings and states to somebody. Best effort: no method raises or waits, whatever its peer does; who talks
+    to a peer has a thread of its own, and its memory has a bound.
+    """
+
+    name: str
+
+    def start(self) -> None: ...
+
+    def sample(self, sample: Sample) -> None:
+        """What a round came to for one meter. A meter that rests because it is silent has no sample in that round."""
+        ...
+
+    def picture(self, health: Health, days: Sequence[DayFigure]) -> None:
+        """How the site is, every half minute; its newest days by meter and day."""
+        ...
+
+    def state(self) -> OutputHealth: ...
+
+    def close(self) -> None:
+        """Says good-bye if that takes less than a second."""
         ...

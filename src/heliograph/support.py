@@ -34,10 +34,11 @@ from zoneinfo import available_timezones
 from heliograph import __version__, app, clock, control, library
 from heliograph.core import quantity
 from heliograph.core.errors import HeliographError
+from heliograph.core.health import as_json
 from heliograph.core.recording import pattern
 from heliograph.store.connection import FILE
 from heliograph.work.decide import waiting
-from heliograph.work.health import as_json, health
+from heliograph.work.health import health
 
 DATA_DIR = Path("/var/lib/heliograph")
 UNIT = "heliograph"

@@ -14,10 +14,11 @@ import pytest
 
 from heliograph.core import daily
 from heliograph.core.errors import StoreFault
+from heliograph.core.health import as_json
 from heliograph.core.readings import Moment, Reading
 from heliograph.store import Store, reserve
 from heliograph.work.close_days import close_days
-from heliograph.work.health import as_json, health
+from heliograph.work.health import health
 from heliograph.work.poll import MOST_WAITING, PolledBus, hand_over, poll, thinned
 from heliograph.work.prune import make_room
 from tests.cards import as_root, failing, filled, small_card

@@ -9,6 +9,7 @@ import pytest
 
 from heliograph.core.errors import BusRefused, BusTimeout, BusUnreachable
 from heliograph.core.registers import Function, Timing
+from heliograph.core.shown import Sample
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Frame
 from heliograph.rehearsal.meter import Refusal, SimulatedMeter
@@ -262,3 +263,21 @@ def test_a_look_is_of_the_moment_at_which_the_counter_answered_however_long_all_
     assert site.clock.now() - began > timedelta(seconds=0.5), "reading all of them takes its time"
     words = site.devices[1].words("input", 0x4A, 2, at)
     assert words == tuple(look["words"]["energy_export"])
+
+
+def test_outputs_are_shown_what_each_round_came_to(site: Site) -> None:
+    heard: list[Sample] = []
+    site.live.sampled = heard.append
+    site.round()
+    (good,) = heard
+    assert (good.meter, good.quality, good.values) == ("roof", "good", site.live.values["roof"])
+    assert good.at == site.live.at["roof"] and 0 < good.took < 1
+    device = site.devices.pop(1)
+    site.run(minutes=1)
+    failed = heard[-1]
+    assert failed.quality == "bad" and failed.values == {} and "no answer" in failed.error
+    site.devices[1] = device
+    site.clock.synchronised = False
+    site.run(minutes=1)
+    undated = heard[-1]
+    assert undated.quality == "uncertain" and undated.values

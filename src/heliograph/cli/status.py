@@ -17,8 +17,8 @@ from heliograph.core.figures import kwh
 @json_option
 def command(config: Path | None, as_json: bool) -> int:
     from heliograph import control
+    from heliograph.core.health import as_json as plain
     from heliograph.work.health import age, health
-    from heliograph.work.health import as_json as plain
 
     app = app_of(config)
     seen: dict[str, Any] | None = control.ask(app.socket, "/api/v1/status")
@@ -63,6 +63,14 @@ def command(config: Path | None, as_json: bool) -> int:
         )
         for note in uplink["notes"]:
             click.echo(f"  {note}")
+    for output in seen["outputs"]:
+        since = datetime.fromisoformat(output["since"]) if output["since"] else None
+        how = f"{'up' if output['up'] else 'down'}{f' since {since:%Y-%m-%d %H:%M} UTC' if since else ''}"
+        click.echo(
+            f"{output['name']}: {output['where']} is {how}"
+            + (f"; {output['trouble']}" if output["trouble"] else "")
+            + (f"; {output['left_out']} messages had to make room" if output["left_out"] else "")
+        )
     if seen["held"] or seen["missing"]:
         click.echo(f"days: {seen['held']} held, {seen['missing']} missing (heliograph days)")
     proof = seen["proof"]

@@ -16,6 +16,7 @@ from heliograph.clock import RehearsalClock
 from heliograph.core import daily
 from heliograph.core.daily import Border
 from heliograph.core.errors import HeliographError
+from heliograph.core.health import Health
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.faults import Faults
 from heliograph.rehearsal.line import Line, Wire
@@ -24,7 +25,7 @@ from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.server import Server
 from heliograph.rehearsal.sun import Sky
 from heliograph.store import Store
-from heliograph.work.health import Health, health
+from heliograph.work.health import health
 
 ZONE = ZoneInfo("Asia/Singapore")
 FIRST_DAY = date(2026, 3, 13)

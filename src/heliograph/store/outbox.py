@@ -562,6 +562,17 @@ class Outbox:
             result.setdefault(row["uplink"], {})[row["state"]] = row["n"]
         return result
 
+    def states(self, first: date) -> dict[tuple[str, date], dict[str, str]]:
+        """Of each meter and day from `first` on, the state at each uplink."""
+        result: dict[tuple[str, date], dict[str, str]] = {}
+        for row in self._db.all(
+            "SELECT uplink, state, date, meter.name AS name FROM outbox JOIN meter ON meter.id = outbox.meter"
+            " WHERE date >= ? ORDER BY uplink",
+            [first.isoformat()],
+        ):
+            result.setdefault((row["name"], date.fromisoformat(row["date"])), {})[row["uplink"]] = row["state"]
+        return result
+
     def sums(self, uplink: str) -> dict[str, dict[str, int]]:
         """Wh per meter and outbox state."""
         result: dict[str, dict[str, int]] = {}

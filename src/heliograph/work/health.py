@@ -1,21 +1,22 @@
-"""`Health`: the one snapshot that CLI, page and outputs show. An alarm is a line in it and nothing else."""
+"""Makes `Health` of what the store holds and what only the running daemon knows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any, Literal
 
 from heliograph import __version__
 from heliograph.core import daily, durations
 from heliograph.core.chain import fingerprint
-from heliograph.core.delivery import Blocked, Note
+from heliograph.core.delivery import Note
 from heliograph.core.errors import StoreError
 from heliograph.core.figures import kwh
+from heliograph.core.health import Health, MeterHealth, MeterState, OutputHealth, ProofHealth, UplinkHealth
 from heliograph.core.ledger import continuous
 from heliograph.core.readings import Reading
+from heliograph.core.shown import Sample
 from heliograph.core.site import Meter
 from heliograph.ports import BusCounters, Clock
 from heliograph.store import Store
@@ -29,94 +30,6 @@ from heliograph.work.decide import old_names
 TOKEN_ALARM = timedelta(days=14)
 # A day on its way that comes to no end in this time needs a look.
 STUCK = timedelta(hours=24)
-
-MeterState = Literal["ok", "stale", "doubtful", "never read"]
-
-
-@dataclass(frozen=True, slots=True)
-class MeterHealth:
-    id: str
-    bus: str
-    unit: int
-    map: str
-    state: MeterState
-    last_at: datetime | None
-    index_wh: int | None
-    """Production counter as last believed."""
-    today_wh: int | None
-    """Production since local midnight so far."""
-    total_wh: int | None
-    """Running total, baseline included."""
-    last_day: date | None
-    last_day_wh: int | None
-    doubt: str
-    error: str
-    """Latest failure of the meter while it lasts; known only to the running daemon."""
-    seam: str
-    """The newest swap, reset, rollover, change or correction."""
-    proposal: str
-    """While the counter is in doubt: the command that records a seam, with what was read last on both sides."""
-    changed: str = ""
-    """Why nothing is booked of a counter whose map or settings were changed, and what to do; '' when all is well."""
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkHealth:
-    name: str
-    rows: Mapping[str, int]
-    """Days by state."""
-    oldest: date | None
-    """Oldest day that is not confirmed."""
-    trouble: str
-    remedy: str
-    token_until: datetime | None
-    """When a token ends that does not renew itself; known only to the running daemon."""
-    aside: int = 0
-    """Days among the rejected ones that are set aside and need nobody any more."""
-    waits: tuple[Blocked, ...] = ()
-    """Where order is the rule: devices that wait for a decision about one day."""
-    notes: tuple[str, ...] = ()
-    """What else there is to know about the platform and the devices there; only from the running daemon."""
-    needs: tuple[str, ...] = ()
-    """The same where somebody has to do something; days under an old name also from the store alone."""
-    stuck: tuple[str, ...] = ()
-    """Meters with days that have come to no end for more than a day, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProofHealth:
-    """The hash chain. Whoever keeps key and checkpoint elsewhere can tell later that nothing before it was changed."""
-
-    entries: int
-    key: str
-    """Public key of the device (Ed25519, hex); '' before the first checkpoint."""
-    fingerprint: str
-    checkpoint: int
-    """Entry up to which everything is signed."""
-    checkpoint_at: datetime | None
-    hash: str
-    """Of that entry, in hex."""
-    signature: str
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    site: str
-    timezone: str
-    software: str
-    at: datetime
-    running: bool
-    clock_trusted: bool
-    meters: tuple[MeterHealth, ...]
-    uplinks: tuple[UplinkHealth, ...]
-    held: int
-    missing: int
-    proof: ProofHealth
-    buses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    storage: str = ""
-    """Why nothing is stored now, or why less; '' when all is well."""
-    alarms: tuple[str, ...] = ()
-    """What needs attention, in words, with the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +60,10 @@ class Live:
     recovery: dict[str, str] = field(default_factory=dict)
     """Meters of which no day is closed after a restore, and why."""
     not_stored_since: datetime | None = None
+    sampled: Callable[[Sample], None] = lambda _: None
+    """Who is shown what each round came to; it neither raises nor waits."""
+    outputs: Callable[[], tuple[OutputHealth, ...]] = tuple
+    """How the outputs are."""
 
 
 def health(
@@ -191,6 +108,7 @@ def health(
         len(held) - len(waiting),
         proof,
         {name: counters.counts() for name, counters in (live.buses if live else {}).items()},
+        live.outputs() if live else (),
         storage,
         (
             *([storage] if storage else []),
@@ -417,25 +335,6 @@ def _pauses(live: Live | None) -> list[str]:
     """What keeps whole platforms from getting anything: a person has to do something about it."""
     pauses = live.pauses if live else {}
     return [f"{name}: {one.text}. {one.remedy}".strip() for name, one in pauses.items() if one and one.alarm]
-
-
-def as_json(health: Health) -> dict[str, Any]:
-    """The fields are a promise: scripts read them."""
-
-    def plain(value: Any) -> Any:
-        match value:
-            case dict():
-                return {key: plain(inner) for key, inner in value.items()}
-            case list() | tuple():
-                return [plain(inner) for inner in value]
-            case datetime():
-                return value.isoformat().replace("+00:00", "Z")
-            case date():
-                return value.isoformat()
-            case _:
-                return value
-
-    return {key: plain(value) for key, value in asdict(health).items()}
 
 
 def age(at: datetime | None, now: datetime) -> str:

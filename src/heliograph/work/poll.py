@@ -33,6 +33,7 @@ from heliograph.core.plan import Block, Learned, LineCost, after_refusal, line_c
 from heliograph.core.plausible import NEVER, Known, Value, doubts, step_wh
 from heliograph.core.readings import RATIO, STRANGER, Moment, Reading, Source
 from heliograph.core.registers import Match, Register, Timing
+from heliograph.core.shown import Sample
 from heliograph.core.site import Meter
 from heliograph.ports import Bus, Clock
 from heliograph.store import Store
@@ -356,6 +357,8 @@ def _round(
             if live.errors.get(id) != error.message:
                 log.warning("bus_unreachable", bus=line.bus_id, error=error.message, hint=error.hint)
             live.errors.update({meter.id: error.message for meter in line.order})
+            for meter in line.order:
+                _failed(live, clock, meter.id, error.message)
             for other in watched:
                 other.identified = False
             for other in asked[asked.index(one) :]:
@@ -373,6 +376,7 @@ def _round(
             if live.errors.get(id) != error.message:
                 log.warning("meter_failed", meter=id, error=error.message, hint=error.hint)
             live.errors[id] = error.message
+            _failed(live, clock, id, error.message, clock.since_boot() - began)
             continue
         if one.dead:
             log.info("meter_answers", meter=id)
@@ -380,9 +384,15 @@ def _round(
         live.errors.pop(id, None)
         live.at[id] = reading.moment.at
         note(id, read_as(reading), reading.moment)
+        moment, took = reading.moment, clock.since_boot() - began
+        live.sampled(Sample(id, moment.at, live.values[id], reading.doubt, trusted=moment.trusted, took=took))
         keep += worth_keeping(one, reading, zone, sparse=store.reserve.short)
     live.buses[line.bus_id] = line.bus().counters
     return keep
+
+
+def _failed(live: Live, clock: Clock, meter: str, error: str, took: float = 0.0) -> None:
+    live.sampled(Sample(meter, clock.now(), error=error, trusted=clock.trusted(), took=took))
 
 
 def worth_keeping(one: Watched, reading: Reading, zone: ZoneInfo, *, sparse: bool = False) -> list[Reading]:
