@@ -247,6 +247,27 @@ def test_two_clients_of_one_name_are_told_apart_from_a_bad_line(mosquitto: Mosqu
         until(lambda: "another client" in one.state().trouble + other.state().trouble, "nobody suspects a namesake")
 
 
+def test_who_rings_while_the_bell_is_answered_does_not_silence_it(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Broker("mqtt", address(mosquitto), clock())
+
+    class Bell:
+        """Somebody rings just before the ringing is taken note of."""
+
+        @staticmethod
+        def recv(size: int) -> bytes:
+            made.wake()
+            return bell.recv(size)
+
+    bell = made._bell
+    made.wake()
+    monkeypatch.setattr(made, "_bell", Bell())
+    made._answer_the_bell()
+    made.wake()
+    assert bell.recv(64), "nobody is ever woken again"
+
+
 def test_memory_has_a_bound_in_topics_too(mosquitto: Mosquitto) -> None:
     broker = Broker("mqtt", address(mosquitto), clock())
     for number in range(MOST_WAITING + 10):

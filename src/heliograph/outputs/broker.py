@@ -294,10 +294,10 @@ class Broker:
         client.loop_misc()
 
     def _answer_the_bell(self) -> None:
-        with self._lock:
-            self._rung = False
         with suppress(OSError):
             self._bell.recv(64)
+        with self._lock:  # after that, or a ring in between would be taken away and none would ever follow
+            self._rung = False
 
     def _feed(self, client: Client) -> None:
         while len(self._flying) < WINDOW and (found := self._next()) is not None:
