@@ -23,16 +23,29 @@ from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Output, Uplink
-from heliograph.settings import PLATFORMS, BusSettings, Config, DrecSettings, MeterSettings, RedexSettings
+from heliograph.settings import (
+    PLATFORMS,
+    BrokerSettings,
+    BusSettings,
+    Config,
+    DrecSettings,
+    MeterSettings,
+    MqttSettings,
+    RedexSettings,
+)
 from heliograph.work.change import introduce, meaning
 from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
+    from heliograph.outputs.broker import Address
     from heliograph.store import Store, opening
     from heliograph.uplink import tokens
     from heliograph.uplink.gate import Gate
 
 log = structlog.get_logger()
+
+BROKERS = ("mqtt",)
+"""Tables of the configuration that name a broker."""
 
 DIALECT_KEYS = (
     "path_single",
@@ -94,7 +107,10 @@ class App:
 
     def outputs(self) -> list[Output]:
         """Every output that is set up; nothing is opened by making one."""
-        return []
+        found: list[Output] = []
+        if (mqtt := self.config.settings.mqtt) is not None:
+            found.append(_mqtt(mqtt, self.config.settings.site.id, self.clock, self.meters))
+        return found
 
     def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
         """The uplink of that name exactly as this site has it set up, but at a stand-in platform."""
@@ -412,12 +428,29 @@ def _check_secrets(config: Config, *, must: bool) -> None:
         if uplink.login is not None:
             places = [("login", getattr(uplink.login, field)) for field in type(uplink.login).model_fields]
         for key, secret in places:
-            if secret.credential is not None and not must and "CREDENTIALS_DIRECTORY" not in os.environ:
-                continue  # systemd shows it to the service alone
-            try:
-                _secret(secret).read()
-            except ConfigError as error:
-                raise config.error(("uplink", name, key), error.message, error.hint) from error
+            _check_secret(config, ("uplink", name, key), secret, must=must)
+    for table in BROKERS:
+        broker: BrokerSettings | None = getattr(config.settings, table)
+        if broker is None:
+            continue
+        if broker.password is not None:
+            _check_secret(config, (table, "password"), broker.password, must=must)
+        for key in ("ca_file", "certificate_file", "key_file"):
+            if (path := getattr(broker, key)) is not None:
+                try:
+                    path.open("rb").close()
+                except OSError as error:
+                    hint = "Write a PEM file there, readable for the service."
+                    raise config.error((table, key), f"{path}: {error.strerror}", hint) from error
+
+
+def _check_secret(config: Config, place: tuple[str, ...], secret: settings.Secret, *, must: bool) -> None:
+    if secret.credential is not None and not must and "CREDENTIALS_DIRECTORY" not in os.environ:
+        return  # systemd shows it to the service alone
+    try:
+        _secret(secret).read()
+    except ConfigError as error:
+        raise config.error(place, error.message, error.hint) from error
 
 
 def _secret(named: settings.Secret) -> tokens.Secret:
@@ -434,11 +467,46 @@ def sieve(secrets: Iterable[str]) -> Callable[[str], str]:
     return lambda text: mask(text, hidden)
 
 
-def _hide(source: tokens.TokenSource) -> None:
-    """No log line shows what this source knows, whoever wrote it."""
+def _hide(secrets: Callable[[], frozenset[str]]) -> None:
+    """No log line shows one of these, as they are then, whoever wrote it."""
     from heliograph.uplink.http import mask
 
-    logs.hide(lambda text: mask(text, source.secrets()))
+    logs.hide(lambda text: mask(text, secrets()))
+
+
+def _broker_at(chosen: BrokerSettings, client_id: str) -> Address:
+    """Where a broker is, and who we are there."""
+    from heliograph.outputs.broker import Address
+
+    password = None
+    if chosen.password is not None:
+        secret = _secret(chosen.password)
+        _hide(secret.known)
+        password = secret.read
+    return Address(
+        chosen.host,
+        chosen.port,
+        chosen.client_id or client_id,
+        tls=chosen.tls,
+        username=chosen.username,
+        password=password,
+        ca=chosen.ca_file,
+        certificate=chosen.certificate_file,
+        key=chosen.key_file,
+    )
+
+
+def _mqtt(chosen: MqttSettings, site: str, clock: Clock, meters: tuple[Meter, ...]) -> Output:
+    from heliograph.outputs.mqtt import Mqtt, Policy, Topics
+
+    return Mqtt(
+        _broker_at(chosen, f"heliograph-{site}"),
+        Topics(chosen.root, site),
+        [meter.id for meter in meters],
+        Policy(chosen.every, chosen.dead_band, chosen.heartbeat),
+        clock,
+        qos=chosen.qos,
+    )
 
 
 def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:
@@ -454,7 +522,7 @@ def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:
     else:
         assert chosen.token is not None  # settings: either token or login
         source = StaticToken(_secret(chosen.token))
-    _hide(source)
+    _hide(source.secrets)
     keys = {key: getattr(chosen, key) for key in DIALECT_KEYS}
     how = dialect(chosen.dialect, **keys)
     return Redex("redex", http, how, source, clock.now, absent_after=chosen.absent_after)
@@ -491,7 +559,7 @@ def _drec(chosen: DrecSettings, clock: Clock, gate: Gate, meters: tuple[Meter, .
     else:
         assert chosen.token is not None  # settings: either token or login
         source = StaticToken(_secret(chosen.token))
-    _hide(source)
+    _hide(source.secrets)
     return Drec(
         "drec",
         http,

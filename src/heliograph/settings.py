@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,6 +213,88 @@ class ClockSettings(Part):
     """The kernel's word, else a platform's (the Date of its answers); "always" where the host keeps the time."""
 
 
+BROKER_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+def _broker_url(text: str) -> str:
+    url = urlsplit(text)
+    try:
+        usable = url.scheme in BROKER_PORTS and url.hostname and url.port != 0
+    except ValueError:  # no number, or beyond 65535
+        usable = False
+    if url.username is not None or url.password is not None:
+        raise ValueError("no user or password in a url, which stands in logs; use the keys username and password")
+    if not usable or url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("write mqtt://host or mqtts://host (TLS) of the broker, with :port unless it is 1883 or 8883")
+    return text.rstrip("/")
+
+
+def _topic(text: str) -> str:
+    if re.search(r"[+#\x00-\x1f\x7f-\x9f]", text) or text.startswith(("/", "$")) or text.endswith("/") or "//" in text:
+        raise ValueError("a topic without + and #, and with / only between its parts, such as solar/heliograph")
+    return text
+
+
+Topic = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_topic)]
+
+
+class BrokerSettings(Part):
+    url: Annotated[str, AfterValidator(_broker_url)]
+    """mqtt://host or mqtts://host of the broker, with :port unless it is 1883 or 8883."""
+    username: str | None = None
+    """As the broker knows this gateway."""
+    password: Secret | None = None
+    """Read anew before each connect."""
+    ca_file: Path | None = None
+    """The authority that signed the broker's certificate, in PEM; then no other counts."""
+    certificate_file: Path | None = None
+    """This gateway's own certificate, where the broker asks for one."""
+    key_file: Path | None = None
+    """Its private key, without a pass phrase; not needed where it stands in certificate_file."""
+    client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")] | None = None
+    """Name of this connection at the broker; made of site.id. No two clients may share one."""
+
+    @property
+    def tls(self) -> bool:
+        return self.url.startswith("mqtts://")
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or BROKER_PORTS[urlsplit(self.url).scheme]
+
+    @property
+    def readable(self) -> bool:
+        """The password can be read by everybody on the way."""
+        return self.password is not None and not self.tls and not _loopback(self.host)
+
+    @model_validator(mode="after")
+    def _whole(self) -> BrokerSettings:
+        if self.password is not None and self.username is None:
+            raise ValueError("a password needs a username")
+        if self.key_file is not None and self.certificate_file is None:
+            raise ValueError("key_file needs certificate_file, the certificate it belongs to")
+        if not self.tls and (self.ca_file or self.certificate_file):
+            raise ValueError("certificates are for mqtts://, and the url says mqtt://")
+        return self
+
+
+class MqttSettings(BrokerSettings):
+    root: Topic = "heliograph"
+    """First part of all topics."""
+    qos: Literal[0, 1, 2] = 1
+    """0 at most once, 1 at least once, 2 exactly once."""
+    every: Duration = timedelta(seconds=10)
+    """Least time between two messages of one quantity; a change of its quality is told at once."""
+    dead_band: Annotated[float, Field(ge=0, le=50)] = 0.5
+    """Smaller changes are left out, in percent; energy is told at every change."""
+    heartbeat: Duration = timedelta(minutes=5)
+    """What does not change is told again after this."""
+
+
 class Retention(Part):
     fine: Duration = timedelta(days=56)
     """Samples are thinned to one an hour after this."""
@@ -234,6 +317,8 @@ class Settings(BaseSettings):
     close: Close = Close()
     clock: ClockSettings = ClockSettings()
     retention: Retention = Retention()
+    mqtt: MqttSettings | None = None
+    """Shows readings, days and the site's state to an MQTT broker; deploy/MQTT.md has the topics."""
 
     @property
     def zone(self) -> ZoneInfo:

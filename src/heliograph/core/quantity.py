@@ -61,6 +61,12 @@ UNITS: dict[str, tuple[str, Decimal]] = {
     "": ("", Decimal(1)),
 }
 
+# Figures of the site's own ledger, which outputs show beside what was read. No register has such a name.
+PRODUCTION_TOTAL = Quantity("production_total", "Wh", "counter")
+"""Running total of a meter, baseline included: it goes on over a swap, and only ever rises."""
+PRODUCTION_TODAY = Quantity("production_today", "Wh", "counter")
+"""Production since local midnight so far."""
+
 ENERGY_UNITS = frozenset({"Wh", "varh", "VAh"})
 
 _PHASE = r"(_l[123])?"

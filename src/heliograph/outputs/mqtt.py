@@ -1,0 +1,368 @@
+"""Shows a site to an MQTT broker: values, days and the state of the site. deploy/MQTT.md describes the topics.
+
+Retained is only what cannot mislead when it is old: availability, a running total with its moment, days, the site's
+state. A value that is left out because it hardly changed is told again after the heartbeat.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+from heliograph.core import daily, quantity
+from heliograph.core.health import Health, MeterHealth, OutputHealth
+from heliograph.core.quantity import PRODUCTION_TODAY, PRODUCTION_TOTAL
+from heliograph.core.shown import DayFigure, Quality, Sample
+from heliograph.outputs.broker import Address, Broker, Message
+from heliograph.ports import Clock
+
+KEPT = timedelta(days=14)
+"""Older days are taken back from the broker."""
+EARLY = 0.9
+"""A round that comes a little early is no round too many."""
+ATTENTION = 10
+"""Alarms that are spelled out."""
+# What a change is measured against: a value's own size, but at least this, so that noise around zero is no news.
+LEAST: Mapping[str, float] = {"W": 1000, "VA": 1000, "var": 1000, "V": 100, "A": 1}
+# Quantities that move within a narrow range are measured against that range.
+RANGE: Mapping[str, float] = {"Hz": 2, "1": 1, "degC": 40, "%": 100, "deg": 360}
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Where a site says what. None of the words below a meter is the name of a quantity that a device may have."""
+
+    root: str
+    site: str
+
+    @property
+    def status(self) -> str:
+        """`online` or, as the last will, `offline`."""
+        return f"{self.root}/{self.site}/status"
+
+    @property
+    def state(self) -> str:
+        return f"{self.root}/{self.site}/state"
+
+    def quantity(self, meter: str, name: str) -> str:
+        return f"{self.root}/{self.site}/{meter}/{name}"
+
+    def availability(self, meter: str) -> str:
+        """`online` while the meter answers, else `offline`; true only while the site's status is `online`."""
+        return self.quantity(meter, "availability")
+
+    def day(self, meter: str, day: date) -> str:
+        return f"{self.root}/{self.site}/{meter}/day/{day.isoformat()}"
+
+    def said_by(self, topic: str) -> tuple[str, list[str]] | None:
+        """The meter, and what stands below it."""
+        before = f"{self.root}/{self.site}/"
+        if not topic.startswith(before):
+            return None
+        meter, *below = topic.removeprefix(before).split("/")
+        return meter, below
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is worth a message."""
+
+    every: timedelta
+    """Least time between two of one quantity."""
+    dead_band: float
+    """Percent."""
+    heartbeat: timedelta
+    """Longest time between two of one quantity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    at: datetime
+    value: float | int | str | None
+    """None where it is not known at that moment: quality is "bad"."""
+    unit: str
+    quality: Quality
+
+    def payload(self) -> bytes:
+        return packed({"ts": stamp(self.at), "value": self.value, "unit": self.unit, "quality": self.quality})
+
+
+def worth(told: Value | None, new: Value, policy: Policy) -> bool:
+    """Whether a value is told, given the one that was told last."""
+    if told is None or told.quality != new.quality or told.unit != new.unit:
+        return True
+    age = new.at - told.at
+    if age < timedelta(0):  # the clock was set
+        return True
+    if age >= policy.heartbeat * EARLY:
+        return True
+    return age >= policy.every * EARLY and moved(told.value, new.value, new.unit, policy.dead_band)
+
+
+def moved(old: float | int | str | None, new: float | int | str | None, unit: str, percent: float) -> bool:
+    """Whether a change is as large as the dead band; energy and whatever is no measured number count at any change."""
+    if not isinstance(old, int | float) or not isinstance(new, int | float):
+        return old != new
+    size = RANGE[unit] if unit in RANGE else max(abs(old), LEAST[unit]) if unit in LEAST else 0.0
+    return old != new and abs(new - old) >= size * percent / 100
+
+
+class Rider(Protocol):
+    """What speaks on the same connection, such as the discovery of Home Assistant. Called by several threads."""
+
+    subscriptions: Sequence[str]
+
+    def connected(self) -> Iterable[Message]:
+        """What is said after each connect, before the values."""
+        ...
+
+    def heard(self, topic: str, payload: bytes) -> Iterable[Message]:
+        """What a message means to it. If it has something to say, everything current is said again after it."""
+        ...
+
+    def sample(self, sample: Sample) -> Iterable[Message]: ...
+
+    def picture(self, health: Health, days: Sequence[DayFigure]) -> Iterable[Message]: ...
+
+
+class Mqtt:
+    """An output (ports.Output)."""
+
+    name = "mqtt"
+
+    def __init__(
+        self,
+        address: Address,
+        topics: Topics,
+        meters: Sequence[str],
+        policy: Policy,
+        clock: Clock,
+        *,
+        qos: int = 1,
+        rider: Rider | None = None,
+    ) -> None:
+        self._topics, self._meters, self._policy, self._qos, self._rider = topics, meters, policy, qos, rider
+        self._lock = threading.Lock()
+        self._told: dict[str, Value] = {}
+        """By topic: the values as they were told last."""
+        self._seen: dict[str, Value] = {}
+        """By topic: the values as they were seen last."""
+        self._kept: dict[str, bytes] = {}
+        """By topic: retained messages as they were said last, but for values."""
+        self._state_at: datetime | None = None
+        self._old: set[tuple[str, date]] = set()
+        """Days that the broker has; some of them we may not know."""
+        self._broker = Broker(
+            self.name,
+            address,
+            clock,
+            will=lambda: Message(topics.status, b"offline", qos, retain=True),
+            on_connected=self._connected,
+            subscriptions=(
+                topics.quantity("+", "day/+"),
+                topics.availability("+"),
+                *(rider.subscriptions if rider else ()),
+            ),
+            on_message=self._heard,
+        )
+
+    def start(self) -> None:
+        self._broker.start()
+
+    def sample(self, sample: Sample) -> None:
+        if sample.meter not in self._meters:
+            return
+        with self._lock:
+            said = [*self._available(sample.meter, up=sample.quality != "bad"), *self._values(sample)]
+        self._broker.put(*said, *(self._rider.sample(sample) if self._rider else ()))
+
+    def picture(self, health: Health, days: Sequence[DayFigure]) -> None:
+        with self._lock:
+            said = [
+                *self._state(health),
+                *(one for meter in health.meters for one in self._totals(meter)),
+                *self._days(days),
+                *(self._taken_back(health) if health.clock_trusted else ()),
+            ]
+        self._broker.put(*said, *(self._rider.picture(health, days) if self._rider else ()))
+
+    def state(self) -> OutputHealth:
+        return self._broker.state()
+
+    def close(self) -> None:
+        self._broker.close()
+
+    # What is said; under the lock
+
+    def _available(self, meter: str, *, up: bool) -> Iterator[Message]:
+        yield from self._keep(self._topics.availability(meter), b"online" if up else b"offline")
+
+    def _keep(self, topic: str, payload: bytes) -> Iterator[Message]:
+        """A retained message, if it says something else than before."""
+        if self._kept.get(topic) != payload:
+            self._kept[topic] = payload
+            yield Message(topic, payload, self._qos, retain=True)
+
+    def _values(self, sample: Sample) -> Iterator[Message]:
+        if sample.quality == "bad":
+            # Nobody may take the last values for current ones.
+            lost = f"{self._topics.quantity(sample.meter, '')}"
+            for topic, seen in tuple(self._seen.items()):
+                if topic.startswith(lost) and seen.at <= sample.at and not self._own(topic):
+                    yield from self._tell(topic, replace(seen, at=sample.at, value=None, quality="bad"))
+            return
+        for name, number in sample.values.items():
+            known = quantity.find(name)
+            if known is None or known.kind not in ("instant", "counter"):
+                continue  # serial numbers and settings are nobody's business at a broker
+            value = Value(sample.at, number, known.unit, sample.quality)
+            if isinstance(number, float) and not math.isfinite(number):
+                value = replace(value, value=None, quality="bad")
+            yield from self._tell(self._topics.quantity(sample.meter, name), value)
+
+    def _totals(self, meter: MeterHealth) -> Iterator[Message]:
+        """From the ledger, so that a meter's swap or reset does not show in them."""
+        if meter.last_at is None:
+            return
+        quality: Quality = "good" if meter.state == "ok" else "uncertain"
+        for known, number in ((PRODUCTION_TOTAL, meter.total_wh), (PRODUCTION_TODAY, meter.today_wh)):
+            topic = self._topics.quantity(meter.id, known.name)
+            if number is not None:
+                yield from self._tell(topic, Value(meter.last_at, number, known.unit, quality))
+            elif topic in self._told:
+                yield from self._tell(topic, Value(meter.last_at, None, known.unit, "bad"))
+
+    def _tell(self, topic: str, value: Value) -> Iterator[Message]:
+        self._seen[topic] = value
+        if worth(self._told.get(topic), value, self._policy):
+            self._told[topic] = value
+            yield self._message(topic, value)
+
+    def _message(self, topic: str, value: Value) -> Message:
+        return Message(topic, value.payload(), self._qos, retain=topic.endswith(f"/{PRODUCTION_TOTAL.name}"))
+
+    @staticmethod
+    def _own(topic: str) -> bool:
+        """A figure of the ledger, which does not get lost with a meter's answer."""
+        return topic.endswith((f"/{PRODUCTION_TOTAL.name}", f"/{PRODUCTION_TODAY.name}"))
+
+    def _days(self, days: Sequence[DayFigure]) -> Iterator[Message]:
+        for one in days:
+            if one.meter in self._meters:
+                self._old.add((one.meter, one.day))
+                yield from self._keep(self._topics.day(one.meter, one.day), packed(day_document(one)))
+
+    def _state(self, health: Health) -> Iterator[Message]:
+        document = state_document(health)
+        before = self._kept.get(self._topics.state)
+        age = health.at - self._state_at if self._state_at is not None else None
+        if before is not None and age is not None and timedelta(0) <= age < self._policy.heartbeat * EARLY:
+            old = json.loads(before)
+            if {**old, "ts": ""} == {**document, "ts": ""} or age < self._policy.every * EARLY:
+                return
+        self._state_at = health.at
+        yield from self._keep(self._topics.state, packed(document))
+
+    def _taken_back(self, health: Health) -> Iterator[Message]:
+        """Days that nobody needs at the broker any more, also those that an earlier life of ours said."""
+        first = daily.day_of(health.at, ZoneInfo(health.timezone)) - KEPT
+        for meter, day in sorted(self._old):
+            if day < first or meter not in self._meters:
+                self._old.discard((meter, day))
+                topic = self._topics.day(meter, day)
+                self._kept.pop(topic, None)
+                yield Message(topic, b"", self._qos, retain=True)
+
+    def _current(self) -> list[Message]:
+        kept = [Message(topic, payload, self._qos, retain=True) for topic, payload in self._kept.items()]
+        values = [self._message(topic, value) for topic, value in self._seen.items()]
+        self._told.update(self._seen)
+        return [*kept, *values]
+
+    # What the connection calls
+
+    def _connected(self) -> list[Message]:
+        first = [Message(self._topics.status, b"online", self._qos, retain=True)]
+        first += self._rider.connected() if self._rider else ()
+        with self._lock:
+            return [*first, *self._current()]
+
+    def _heard(self, topic: str, payload: bytes) -> None:
+        said: list[Message] = []
+        place = self._topics.said_by(topic)
+        if place is not None and payload:
+            meter, below = place
+            if below == ["availability"] and meter not in self._meters:
+                gone = (self._topics.availability(meter), self._topics.quantity(meter, PRODUCTION_TOTAL.name))
+                said += [Message(one, b"", self._qos, retain=True) for one in gone]
+            if len(below) == 2 and below[0] == "day" and (day := _date(below[1])) is not None:
+                with self._lock:
+                    self._old.add((meter, day))
+        if self._rider is not None and (answer := list(self._rider.heard(topic, payload))):
+            with self._lock:
+                said += [*answer, *self._current()]
+        if said:
+            self._broker.put(*said)
+
+
+def day_document(one: DayFigure) -> dict[str, Any]:
+    return {
+        "day": one.day.isoformat(),
+        "state": one.state,
+        "period_wh": one.period_wh,
+        "total_wh": one.total_wh,
+        "estimated": one.estimated,
+        "reason": one.reason,
+        "deliveries": dict(one.deliveries),
+    }
+
+
+def state_document(health: Health) -> dict[str, Any]:
+    """How the site is. `backlog`: days on their way to a platform; `stopped`: those it has not taken."""
+    return {
+        "ts": stamp(health.at),
+        "software": health.software,
+        "clock_trusted": health.clock_trusted,
+        "storage": health.storage,
+        "alarms": len(health.alarms),
+        "attention": list(health.alarms[:ATTENTION]),
+        "held_days": health.held,
+        "missing_days": health.missing,
+        "uplinks": {
+            one.name: {
+                "backlog": sum(one.rows.get(state, 0) for state in ("due", "unclear", "accepted")),
+                "stopped": one.rows.get("rejected", 0) + one.rows.get("held", 0) - one.aside,
+                "oldest": one.oldest.isoformat() if one.oldest else None,
+                "trouble": one.trouble,
+                "token_until": stamp(one.token_until) if one.token_until else None,
+            }
+            for one in health.uplinks
+        },
+        "meters": {one.id: {"state": one.state, "error": one.error, "doubt": one.doubt} for one in health.meters},
+        "buses": {
+            name: {kind: counts.get(kind, 0) for kind in ("timeouts", "garbled", "foreign", "refused")}
+            for name, counts in health.buses.items()
+        },
+    }
+
+
+def packed(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def stamp(at: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
