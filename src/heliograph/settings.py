@@ -289,8 +289,8 @@ class MqttSettings(BrokerSettings):
     """0 at most once, 1 at least once, 2 exactly once."""
     every: Duration = timedelta(seconds=10)
     """Least time between two messages of one quantity; a change of its quality is told at once."""
-    dead_band: Annotated[float, Field(ge=0, le=50)] = 0.5
-    """Smaller changes are left out, in percent; energy is told at every change."""
+    dead_band: Annotated[float, Field(ge=0, le=50)] = 1.0
+    """Smaller changes are left out, in percent; energy is told once a minute."""
     heartbeat: Duration = timedelta(minutes=5)
     """What does not change is told again after this."""
 

@@ -203,14 +203,13 @@ class Broker:
             with self._guarded("connection"):
                 trouble = self._connection()
             was_up = self._up
-            self._lost()
-            if trouble is None:
-                break
             steady = was_up and time.monotonic() - began >= STEADY / self._clock.rate
             self._short_lives = self._short_lives + 1 if was_up and not steady else 0
             if self._short_lives > 1:
-                trouble = self._thrown_out(trouble)
-            self._down(trouble)
+                trouble = self._thrown_out(trouble) if trouble else None
+            self._lost(trouble)
+            if trouble is None:
+                break
             tries = 0 if steady else tries
             self._closing.wait(max(wait(tries, random.random()) / self._clock.rate, LEAST_WAIT))
             tries += 1
@@ -334,17 +333,20 @@ class Broker:
         if found.in_order:
             self._on_confirmed(found.message)
 
-    def _lost(self) -> None:
-        """Gives back what was on its way, unless something newer waits for the topic."""
+    def _lost(self, trouble: Trouble | None) -> None:
+        """Gives back what was on its way, unless something newer waits for the topic. Told when the reason changes."""
         flying, was_up = list(self._flying.values()), self._up
         self._flying.clear()
         with self._lock:
             given_back = {one.message.topic: one.message for one in flying if not one.in_order}
             self._waiting = {**given_back, **self._waiting}
             self._make_room()
-        if was_up:
-            with self._lock:
+            before, self._trouble = self._trouble, trouble
+            if was_up or self._since is None:
                 self._up, self._since = False, self._clock.now()
+        if trouble is not None and before != trouble:
+            log.warning("output_down", output=self.name, error=trouble.text, hint=trouble.hint)
+        if was_up:
             with self._guarded("on_lost"):
                 self._on_lost([one.message for one in flying if one.in_order])
 
@@ -416,15 +418,6 @@ class Broker:
             self._on_message(message.topic, bytes(message.payload))
 
     # Words
-
-    def _down(self, trouble: Trouble) -> None:
-        """Told when it changes, not at each try."""
-        with self._lock:
-            before, self._trouble = self._trouble, trouble
-            if self._since is None:
-                self._since = self._clock.now()
-        if before != trouble:
-            log.warning("output_down", output=self.name, error=trouble.text, hint=trouble.hint)
 
     def _thrown_out(self, trouble: Trouble) -> Trouble:
         return Trouble(

@@ -26,6 +26,12 @@ KEPT = timedelta(days=14)
 """Older days are taken back from the broker."""
 EARLY = 0.9
 """A round that comes a little early is no round too many."""
+ENERGY_EVERY = timedelta(minutes=1)
+"""Energy changes at every round, and nobody needs it finer than this."""
+AT_FIRST = timedelta(minutes=2)
+"""How long after a start the state waits for the first round: that no meter was read yet is no alarm."""
+MOST_DAYS = 2000
+"""At the broker; a stranger may say any number of them."""
 ATTENTION = 10
 """Alarms that are spelled out."""
 # What a change is measured against: a value's own size, but at least this, so that noise around zero is no news.
@@ -74,7 +80,7 @@ class Policy:
     """What is worth a message."""
 
     every: timedelta
-    """Least time between two of one quantity."""
+    """Least time between two of one quantity; for energy at least ENERGY_EVERY."""
     dead_band: float
     """Percent."""
     heartbeat: timedelta
@@ -102,7 +108,8 @@ def worth(told: Value | None, new: Value, policy: Policy) -> bool:
         return True
     if age >= policy.heartbeat * EARLY:
         return True
-    return age >= policy.every * EARLY and moved(told.value, new.value, new.unit, policy.dead_band)
+    every = max(policy.every, ENERGY_EVERY) if new.unit in quantity.ENERGY_UNITS else policy.every
+    return age >= every * EARLY and moved(told.value, new.value, new.unit, policy.dead_band)
 
 
 def moved(old: float | int | str | None, new: float | int | str | None, unit: str, percent: float) -> bool:
@@ -156,6 +163,7 @@ class Mqtt:
         self._kept: dict[str, bytes] = {}
         """By topic: retained messages as they were said last, but for values."""
         self._state_at: datetime | None = None
+        self._first_picture: datetime | None = None
         self._old: set[tuple[str, date]] = set()
         """Days that the broker has; some of them we may not know."""
         self._broker = Broker(
@@ -259,6 +267,10 @@ class Mqtt:
                 yield from self._keep(self._topics.day(one.meter, one.day), packed(day_document(one)))
 
     def _state(self, health: Health) -> Iterator[Message]:
+        self._first_picture = self._first_picture or health.at
+        tried = all(self._topics.availability(meter) in self._kept for meter in self._meters)
+        if not tried and timedelta(0) <= health.at - self._first_picture < AT_FIRST:
+            return
         document = state_document(health)
         before = self._kept.get(self._topics.state)
         age = health.at - self._state_at if self._state_at is not None else None
@@ -303,7 +315,8 @@ class Mqtt:
                 said += [Message(one, b"", self._qos, retain=True) for one in gone]
             if len(below) == 2 and below[0] == "day" and (day := _date(below[1])) is not None:
                 with self._lock:
-                    self._old.add((meter, day))
+                    if len(self._old) < MOST_DAYS:
+                        self._old.add((meter, day))
         if self._rider is not None and (answer := list(self._rider.heard(topic, payload))):
             with self._lock:
                 said += [*answer, *self._current()]
