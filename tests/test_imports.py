@@ -32,8 +32,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "logs": set(),
     "control": {"core"},  # the question and the answer on the local socket
     "app": {"core", "ports", "clock", "logs", "seal", "work"} | FILES | ADAPTERS,
-    "daemon": {"core", "ports", "control", "store", "work", "app"},  # hands the app's store to the work
-    "web": {"core", "ports", "work", "app"},
+    # hands the app's store to the work, and what it knows beside it to the REST
+    "daemon": {"core", "ports", "control", "store", "work", "app", "web"},
+    # looks into the store through read-only connections of its own; a map is made again from its stored text
+    "web": {"core", "ports", "work", "app", "store", "library"},
     "support": WHOLE | {"store"},  # looks everywhere, and decides nothing
     "cli": WHOLE | {"support"},
     **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "sandbox", "demo", "commission")},

@@ -67,7 +67,7 @@ def gateway(config: Path) -> Iterator[Daemon]:
     found = app.load(config)
     with found.writer() as store:
         running = Daemon(found, store)
-        answering = control.Control(found.socket, running.answer)
+        answering = control.Control(found.socket, running.answer, running.rest)
         running.start()
         try:
             yield running

@@ -20,7 +20,7 @@ from heliograph import __version__, library, logs, settings
 from heliograph.clock import SystemClock
 from heliograph.core.daylight import Position
 from heliograph.core.errors import ConfigError, StoreError
-from heliograph.core.registers import MeterMap, Timing
+from heliograph.core.registers import MeterMap, Order, Timing
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Output, Uplink
 from heliograph.settings import (
@@ -104,6 +104,11 @@ class App:
         if (drec := self.config.settings.uplink.drec) is not None:
             found.append(_drec(drec, self.clock, self._gate("drec", drec.per_minute, remembered), self.meters))
         return found
+
+    def adjusted(self, meter: str) -> tuple[Order | None, dict[str, Decimal]]:
+        """What the configuration says of a meter's byte order and ratios today."""
+        one = next(one for one in self.config.settings.meter if one.id == meter)
+        return one.order, {name: Decimal(str(factor)) for name, factor in one.factors.items()}
 
     def outputs(self) -> list[Output]:
         """Every output that is set up; nothing is opened by making one."""

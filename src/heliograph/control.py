@@ -1,4 +1,8 @@
-"""The Unix socket in data_dir over which a running daemon is asked. HTTP, so that any tool can ask too."""
+"""The Unix socket in data_dir over which a running daemon is asked. HTTP, so that any tool can ask too.
+
+It answers two kinds of questions: the gateway's own (`daemon.Daemon.answer`: what changes something, or reads a line),
+which exist nowhere else, and behind them the read-only REST (`web/api.py`). Who may open the socket may ask both.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,18 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from heliograph.core.answer import Answer, found, problem
 from heliograph.core.errors import HeliographError
 
-Answer = Callable[[str, Any], Any]
-"""From a path and what is asked for (None: only to see) to a JSON value; KeyError for a path it does not know."""
-
+Own = Callable[[str, Any], Any]
+"""What only our own verbs ask: from a path and what is asked for (None: only to see) to a JSON value; KeyError for a
+path it does not know."""
+Rest = Callable[[str, str], Answer]
+"""What anybody may ask here: from a method and a target to an answer. It raises nothing."""
 
 MOST_BYTES = 64 * 1024
+# Seconds without a byte from whoever has connected; an answer may take longer.
+SILENT = 30.0
 
 
 class _Connection(http.client.HTTPConnection):
@@ -48,46 +57,67 @@ def ask(path: Path, question: str, wish: Any = None, *, timeout: float = 10) -> 
     finally:
         connection.close()
     if response.status != 200:
-        raise HeliographError(body.get("detail", "the daemon did not answer"), hint=body.get("hint", ""))
+        raise HeliographError(body.get("detail", "the gateway did not answer"), hint=body.get("hint", ""))
     return body
 
 
 class Control:
-    """Answers GET requests on the socket, in a thread of its own."""
+    """Answers on the socket, in threads of its own."""
 
-    def __init__(self, path: Path, answer: Answer) -> None:
+    def __init__(self, path: Path, own: Own, rest: Rest) -> None:
         path.unlink(missing_ok=True)
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            timeout = SILENT
 
-            def do_GET(self) -> None:
-                self._answer(None)
-
-            def do_POST(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
+            def _ask(self) -> None:
+                length = self.headers.get("Content-Length") or "0"
+                if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MOST_BYTES:
+                    self.close_connection = True  # what follows would be taken for the next request
+                    self._say(problem(413, f"the body is longer than {MOST_BYTES} bytes", instance=self.path))
+                    return
+                body = self.rfile.read(int(length))
                 try:
-                    self._answer(json.loads(self.rfile.read(min(length, MOST_BYTES))))
+                    wish = json.loads(body) if self.command == "POST" else None
                 except ValueError:
-                    self._say(400, {"title": "Bad request", "detail": "the body is not JSON"})
+                    self._say(problem(400, "the body is not JSON", instance=self.path))
+                    return
+                self._say(self._answer(wish))
 
-            def _answer(self, wish: Any) -> None:
-                try:
-                    status, value = 200, answer(self.path, wish)
-                except KeyError:
-                    status, value = 404, {"title": "Not found", "detail": f"there is no {self.path}"}
-                except HeliographError as error:
-                    value = {"title": type(error).__name__, "detail": error.message, "hint": error.hint}
-                    status = 503
-                self._say(status, value)
+            def _answer(self, wish: Any) -> Answer:
+                if self.command == "GET" or wish is not None:
+                    try:
+                        return found(own(self.path, wish))
+                    except KeyError:
+                        pass
+                    except HeliographError as error:
+                        return problem(503, error.message, error.hint, instance=self.path)
+                return rest(self.command, self.path)
 
-            def _say(self, status: int, value: Any) -> None:
-                body = json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
-                self.send_header("Content-Length", str(len(body)))
+            # The names are those of http.server.
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_QUERY = _ask
+
+            def _say(self, answer: Answer) -> None:
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", answer.media)
+                self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(answer.body)
+
+            def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+                """What is no HTTP as we know it."""
+                del explain
+                self.close_connection = True
+                what = problem(400, message or f"this is no request (HTTP {code})", "GET /api/v1/status")
+                with suppress(OSError):
+                    self._say(what)
+
+            def version_string(self) -> str:
+                return "heliograph"
 
             def address_string(self) -> str:
                 return "local"
@@ -97,6 +127,9 @@ class Control:
 
         class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Whoever asked has gone before it was answered."""
 
         self._path = path
         self._server = Server(str(path), Handler)
@@ -111,9 +144,9 @@ class Control:
             self._path.unlink(missing_ok=True)
 
 
-def listen(path: Path, answer: Answer) -> Control | None:
+def listen(path: Path, own: Own, rest: Rest) -> Control | None:
     """None where the socket cannot be made now: metering must not wait for it."""
     try:
-        return Control(path, answer)
+        return Control(path, own, rest)
     except OSError:
         return None

@@ -21,13 +21,15 @@ from apscheduler.executors.pool import ThreadPoolExecutor as Executor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from heliograph.app import App
+from heliograph.core.answer import Answer
 from heliograph.core.chain import GENESIS, pack_message
 from heliograph.core.delivery import BEGIN_WITHIN
 from heliograph.core.errors import BusError, BusRefused, HeliographError, StoreError, StoreFault, UsageError
-from heliograph.core.health import Health, as_json
+from heliograph.core.health import Health
 from heliograph.core.registers import Timing
 from heliograph.core.shown import DayFigure
 from heliograph.ports import Uplink
+from heliograph.web import api
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
 from heliograph.work.change import waiting
@@ -74,6 +76,7 @@ class Daemon:
         self.audience = Audience(app.outputs())
         self._days: tuple[DayFigure, ...] = ()
         self.live = Live(sampled=self.audience.sample, outputs=self.audience.states)
+        self._site = api.Site(app, self.live, self._health, self.healthy, self._stores)
         self.stopping = threading.Event()
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
@@ -345,11 +348,14 @@ class Daemon:
         site, rules = self.app.config.settings.site.id, self.app.rules
         return health(site, self.app.meters, self.store, self.app.clock, rules, self.live)
 
+    def rest(self, method: str, target: str) -> Answer:
+        """What the read-only REST says."""
+        return api.answer(self._site, method, target)
+
     def answer(self, path: str, wish: Any = None) -> Any:
-        """What the control socket says; with a `wish`, what it does."""
+        """What our own verbs ask on the control socket beside the REST; with a `wish`, what it does. KeyError for what
+        is none of it."""
         parts = [part for part in path.partition("?")[0].split("/") if part]
-        if parts == ["api", "v1", "status"]:
-            return as_json(self._health())
         if parts == ["api", "v1", "frames"]:
             return self._frames()
         if parts == ["api", "v1", "sign"] and isinstance(wish, dict):
@@ -368,7 +374,7 @@ class Daemon:
 
     def _meter(self, id: str, more: list[str], wish: Any) -> Any:
         meter = next((one for one in self.app.meters if one.id == id), None)
-        if meter is None or len(more) > 1 or (wish is None) != (more in ([], ["all"], ["now"])):
+        if meter is None or len(more) != 1 or (wish is None) != (more in (["all"], ["now"])):
             raise KeyError(id)
         if wish is not None:
             line = next(one for one in self.lines if one.bus_id == meter.bus)
@@ -385,19 +391,9 @@ class Daemon:
                 # Nobody else knows what a person decided: it must not be lost with this card's next bad page.
                 self._scheduler.add_job(self._guarded, args=("copy now", partial(self._copy, forced=True)))
             return done
-        if more:
-            line = next(one for one in self.lines if one.bus_id == meter.bus)
-            with line.lock:
-                return read_once(line, meter, self.app.clock, everything=more == ["all"])
-        at = self.live.at.get(id)
-        return {
-            "meter": id,
-            "at": at.isoformat().replace("+00:00", "Z") if at else "never",
-            "serial": self._serial(id),
-            "values": dict(self.live.values.get(id, {})),
-            "absent": {},
-            "doubts": [error] if (error := self.live.errors.get(id)) else [],
-        }
+        line = next(one for one in self.lines if one.bus_id == meter.bus)
+        with line.lock:
+            return read_once(line, meter, self.app.clock, everything=more == ["all"])
 
     def _words(self, bus: str, wish: dict[str, Any]) -> Any:
         """One read for somebody who looks at a line beside the polling; between two rounds, for the port is ours."""
@@ -434,6 +430,9 @@ class Daemon:
             return self.store.readings.serial(id)
         except StoreError:
             return None
+
+    def _stores(self) -> bool:
+        return self.store.fault is None and self.live.not_stored_since is None
 
     def healthy(self) -> bool:
         """Every bus job came round lately; what the watchdog is fed with."""

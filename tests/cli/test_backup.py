@@ -27,7 +27,7 @@ def test_backup_copies_with_and_without_a_running_daemon(site: Path) -> None:
     loaded = app.load(site, FakeClock())
     with loaded.writer() as store:
         daemon = Daemon(loaded, store)
-        answering = control.Control(loaded.socket, daemon.answer)
+        answering = control.Control(loaded.socket, daemon.answer, daemon.rest)
         asked = ask("backup")
         answering.close()
     (made,) = (site.parent / "data" / "copies").iterdir()

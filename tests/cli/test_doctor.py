@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from heliograph import control, library
 from heliograph.bus.modbus import open_bus
 from heliograph.cli import heliograph
+from heliograph.core.answer import Answer
 from heliograph.core.errors import HeliographError
 from heliograph.core.registers import Order, Timing
 from heliograph.rehearsal.faults import Faults
@@ -376,9 +377,12 @@ def test_while_the_gateway_has_the_line_its_own_counters_are_told(
         assert path == "/api/v1/status"
         return {"buses": {"line": figures}, "meters": [{"id": "roof", "bus": "line", "error": error}]}
 
+    def no_rest(method: str, target: str) -> Answer:
+        raise AssertionError((method, target))
+
     (site.folder / "data").mkdir()
     with Line(Wire(device(), baud=115200)) as line:
-        running = control.listen(site.folder / "data" / "heliograph.sock", answer)
+        running = control.listen(site.folder / "data" / "heliograph.sock", answer, no_rest)
         assert running is not None
         try:
             told = site.ask(line.url)

@@ -150,7 +150,7 @@ def test_while_the_gateway_holds_the_line_it_is_asked(tmp_path: Path) -> None:
         loaded = app.load(config, FakeClock())
         with loaded.writer() as store:
             daemon = Daemon(loaded, store)
-            answering = control.Control(loaded.socket, daemon.answer)
+            answering = control.Control(loaded.socket, daemon.answer, daemon.rest)
             daemon.lines[0].bus().read(1, "input", 0, 2, SDM630.timing)  # the gateway has the port open
             try:
                 text = probe("roof", "0x0046", config=config)

@@ -104,7 +104,8 @@ def test_somebody_elses_key_is_refused(config: Path, tmp_path: Path) -> None:
 def test_a_running_gateway_signs_for_whoever_may_ask_it(config: Path, tmp_path: Path) -> None:
     site = app.load(config)
     with site.writer() as store:
-        answering = control.Control(site.socket, Daemon(site, store).answer)
+        daemon = Daemon(site, store)
+        answering = control.Control(site.socket, daemon.answer, daemon.rest)
         try:
             assert ask(config, "export", str(tmp_path / "site.pack"), "--to", "2026-03-16").exit_code == 0
         finally:
@@ -170,7 +171,7 @@ def test_a_file_that_was_damaged_after_a_clean_end_is_replaced_at_the_start(conf
     with site.writer() as store:
         assert store.fault is None and len(store.days.all()) == 3
         assert [entry.content["kind"] for entry in store.chain.entries()][-1] == "restored"
-        alarms = Daemon(site, store).answer("/api/v1/status")["alarms"]
+        alarms = json.loads(Daemon(site, store).rest("GET", "/api/v1/status").body)["alarms"]
         assert any("took its place" in alarm and "recorded again" in alarm for alarm in alarms)
     assert [path.name for path in (site.data_dir / "quarantine").glob("*/*.db")] == ["heliograph.db"]
 

@@ -71,7 +71,8 @@ def test_platform_and_ledger_are_compared_by_month(tmp_path: Path, running: bool
                 clock.leap(minutes=20)
             uplink.close()
             assert store.outbox.counts() == {"drec": {"confirmed": 4}}
-            answering = control.Control(site.socket, Daemon(site, store).answer) if running else None
+            daemon = Daemon(site, store)
+            answering = control.Control(site.socket, daemon.answer, daemon.rest) if running else None
             if answering is not None:
                 found = ask(config, "reconcile", "--from", FIRST.isoformat(), "--json")
                 text = ask(config, "reconcile", "roof", "--from", FIRST.isoformat())

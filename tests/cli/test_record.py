@@ -210,7 +210,7 @@ def gateway(config: Path) -> Iterator[Daemon]:
     site = app.load(config)
     with site.writer() as store:
         running = Daemon(site, store)
-        answering = control.Control(site.socket, running.answer)
+        answering = control.Control(site.socket, running.answer, running.rest)
         running.start()
         try:
             yield running

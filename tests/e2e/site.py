@@ -28,7 +28,7 @@ def main() -> None:
         if "listen" in sys.argv:
             answering = None
             while not stop.wait(0.05):
-                answering = answering or control.listen(site.socket, daemon.answer)
+                answering = answering or control.listen(site.socket, daemon.answer, daemon.rest)
             if answering:
                 answering.close()
         stop.wait()

@@ -381,7 +381,7 @@ def gateway(stage: Stage) -> Iterator[tuple[app.App, Daemon]]:
     site = stage.site()
     with site.writer() as store:
         running = Daemon(site, store)
-        answering = control.listen(site.socket, running.answer)
+        answering = control.listen(site.socket, running.answer, running.rest)
         assert answering is not None
         try:
             yield site, running

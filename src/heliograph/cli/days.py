@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from heliograph.cli.options import a_day, a_meter, app_of, config_option, json_option, print_json, print_table
-from heliograph.core.daily import ESTIMATED, METHODS, day_of, end_of, start_of
+from heliograph.core.daily import day_of
 from heliograph.core.durations import shown
 from heliograph.core.figures import kwh
 
@@ -24,8 +24,7 @@ from heliograph.core.figures import kwh
 @json_option
 def command(meter: str | None, first: str | None, last: str, config: Path | None, as_json: bool) -> int:
     from heliograph.work.change import waiting
-    from heliograph.work.close_days import estimated_wh
-    from heliograph.work.count_polls import covered
+    from heliograph.work.list_days import list_days
 
     app = app_of(config)
     today = day_of(app.clock.now(), app.rules.zone)
@@ -33,55 +32,8 @@ def command(meter: str | None, first: str | None, last: str, config: Path | None
     start = a_day(first, today) if first else end - timedelta(days=14)
     name = a_meter(app, meter) if meter else None
     store = app.reader()
-    seams = {id: store.seams.all(id) for id in store.readings.meters()}
-
-    def common(id: str, day: date) -> dict[str, Any]:
-        begins, ends = start_of(day, app.rules.zone), end_of(day, app.rules.zone)
-        return {
-            "seams": [
-                {"id": seam.id, "kind": seam.kind, "at": seam.at, "corrects": seam.corrects, "text": str(seam)}
-                for seam in seams[id]
-                if begins < seam.at <= ends
-            ],
-            "coverage": covered(id, day, store, app.rules.zone, app.clock.now()),
-        }
-
-    rows: list[dict[str, Any]] = [
-        {
-            "meter": day.meter,
-            "day": day.day,
-            "state": "closed",
-            "period_wh": day.period_wh,
-            "total_wh": day.total_wh,
-            "estimated_split": day.estimated,
-            "estimated_wh": estimated_wh(day, store),
-            "opening": day.opening.method,
-            "closing": day.closing.method,
-            "reason": METHODS[day.closing.method if day.closing.method in ESTIMATED else day.opening.method]
-            if day.estimated
-            else "",
-            **common(day.meter, day.day),
-        }
-        for day in store.days.all(name, first=start, last=end)
-    ]
-    rows += [
-        {
-            "meter": held.meter,
-            "day": held.day,
-            "state": held.kind,
-            "period_wh": None,
-            "total_wh": None,
-            "estimated_split": False,
-            "estimated_wh": None,
-            "opening": "",
-            "closing": "",
-            "reason": held.reason,
-            **common(held.meter, held.day),
-        }
-        for held in store.days.held(name)
-        if start <= held.day <= end
-    ]
-    rows.sort(key=lambda row: (str(row["meter"]), str(row["day"])))
+    meters = [name] if name else store.readings.meters()
+    rows = list(list_days(meters, store, app.rules.zone, app.clock.now(), start, end))
     if as_json:
         print_json(rows)
         return 0

@@ -29,11 +29,11 @@ def command(config: Path | None, level: str) -> int:
         daemon = Daemon(app, store)
         daemon.on_damage = stop.set
         daemon.start()
-        answering = control.listen(app.socket, daemon.answer)
+        answering = control.listen(app.socket, daemon.answer, daemon.rest)
         notify("READY=1")
         watchdog = float(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
         while not stop.wait(watchdog or (None if answering else LISTEN_AGAIN)):
-            answering = answering or control.listen(app.socket, daemon.answer)
+            answering = answering or control.listen(app.socket, daemon.answer, daemon.rest)
             if daemon.healthy():
                 notify("WATCHDOG=1")
         notify("STOPPING=1")

@@ -45,3 +45,11 @@ class Journal:
     def events(self, limit: int = 50) -> list[dict[str, Any]]:
         rows = self._db.all("SELECT at, kind, subject, text FROM event ORDER BY id DESC LIMIT ?", [limit])
         return [{**row, "at": moment(row["at"])} for row in rows]
+
+    def page(self, before: int | None, most: int) -> list[dict[str, Any]]:
+        """The newest events, those before one of them where its number is given."""
+        rows = self._db.all(
+            "SELECT id, at, kind, subject, text FROM event WHERE id < ? ORDER BY id DESC LIMIT ?",
+            [before if before is not None else 1 << 62, most],
+        )
+        return [{**row, "at": moment(row["at"])} for row in rows]

@@ -484,6 +484,38 @@ class Outbox:
         )
         return [self._shown(row) for row in rows]
 
+    def page(
+        self, uplink: str | None, meter: str | None, day: date | None, after: int, most: int
+    ) -> list[dict[str, Any]]:
+        """The first rows behind one of that number, in the order they were queued: not confirmed, or all of a day."""
+        # What waits is found by the indexes of what is not confirmed, however many rows are.
+        which = (
+            "outbox.date = ?"
+            if day is not None
+            else "outbox.id IN (SELECT id FROM outbox WHERE state NOT IN ('accepted', 'confirmed')"
+            " UNION ALL SELECT id FROM outbox WHERE state = 'accepted')"
+        )
+        rows = self._db.all(
+            f"{self._ROW} WHERE {which} AND outbox.id > ? AND (? IS NULL OR outbox.uplink = ?)"
+            " AND (? IS NULL OR meter.name = ?) ORDER BY outbox.id LIMIT ?",
+            [*([day.isoformat()] if day is not None else []), after, uplink, uplink, meter, meter, most],
+        )
+        return [self._shown(row) for row in rows]
+
+    def firsts(self, uplink: str, now: datetime) -> dict[str, tuple[date, date | None]]:
+        """Of each meter the first day that waits, and the first one that may not leave yet."""
+        rows = self._db.all(
+            "SELECT meter.name AS name, min(date) AS first, min(CASE WHEN state = 'unclear' OR due > ? THEN date END)"
+            " AS stop FROM outbox JOIN meter ON meter.id = outbox.meter WHERE uplink = ?"
+            " AND state NOT IN ('accepted', 'confirmed') AND state IN ('due', 'unclear')"
+            " AND rule NOT LIKE 'history%' GROUP BY outbox.meter",
+            [micros(now), uplink],
+        )
+        return {
+            row["name"]: (date.fromisoformat(row["first"]), date.fromisoformat(row["stop"]) if row["stop"] else None)
+            for row in rows
+        }
+
     @staticmethod
     def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         return {

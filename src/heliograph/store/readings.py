@@ -21,6 +21,10 @@ from heliograph.store.connection import Connection, micros, moment
 DATED_BACK = 2
 # Readings looked at after a restart: ten meters for a week, one sample a minute.
 UNDATED_LOOK = 100_000
+# Rows that one page of readings looks at: about two weeks of samples a minute.
+LOOK = 20_000
+# What was read before a moment stands before the readings of a border that is so much later (microseconds).
+SURELY_LATER = 2 * 3600 * 1_000_000
 # Thinning keeps both ends of a longer gap, for a day that is held rests on them when it is released (microseconds).
 GAP = 20 * 60 * 1_000_000
 
@@ -257,6 +261,47 @@ class Readings:
             [first, last, meter],
         )
         return [self._reading(row) for row in rows]
+
+    def page(
+        self, meter: str, since: datetime | None, until: datetime | None, before: int | None, most: int
+    ) -> tuple[list[Reading], int | None]:
+        """Samples of a meter read from `since` to before `until`, newest first, behind the one numbered `before`; and
+        from which one to go on, None at the end.
+
+        Raises KeyError where that one is not there (any more). So many rows are looked at, however little is found.
+        """
+        known = self._db.one("SELECT id, last FROM meter WHERE name = ?", [meter])
+        if known is None:
+            return [], None
+        at = known["last"]
+        if before is not None:
+            row = self._db.one("SELECT prev FROM reading WHERE id = ? AND meter = ?", [before, known["id"]])
+            if row is None:
+                raise KeyError(before)
+            at = row["prev"]
+        elif until is not None:
+            # Readings are not indexed by time, borders are: behind the second next one nothing is earlier.
+            row = self._db.one(
+                "SELECT coalesce(after, before) AS id FROM border WHERE meter = ? AND at >= ? ORDER BY at LIMIT 1",
+                [known["id"], micros(until) + SURELY_LATER],
+            )
+            at = row["id"] if row is not None else at
+        found: list[Reading] = []
+        looked = 0
+        passed = None
+        while at is not None:
+            if looked == LOOK or len(found) == most:
+                return found, passed
+            row = self._db.one("SELECT prev, at, trusted FROM reading WHERE id = ?", [at])
+            if row is None:
+                break
+            looked += 1
+            if since is not None and row["at"] < micros(since) and row["trusted"]:
+                break
+            if (until is None or row["at"] < micros(until)) and (since is None or row["at"] >= micros(since)):
+                found.append(self.reading(at))
+            at, passed = row["prev"], at
+        return found, None
 
     def since(self, meter: str, at: datetime) -> list[Reading]:
         """Readings from a moment on, oldest first, with the last good one before it."""

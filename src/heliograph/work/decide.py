@@ -28,15 +28,44 @@ def waiting(
         rows = store.outbox.shown(uplink, meter, day)
     else:
         rows = [row for row in store.outbox.backlog(uplink) if meter in (None, row["meter"])]
-    ordered = {report.uplink for one in meters for report in one.reports if report.ordered}
-    blocked = [
-        one
-        for name in sorted(ordered if uplink is None else ordered & {uplink})
-        for one in store.outbox.blocked(name)
-        if meter in (None, one.meter)
+    blocked = [one for one in _blocked(meters, store, uplink) if meter in (None, one.meter)]
+    return explained(rows, meters, store, blocked, now), blocked
+
+
+def waiting_page(
+    meters: Sequence[Meter],
+    store: Store,
+    uplink: str | None,
+    meter: str | None,
+    day: date | None,
+    now: datetime,
+    *,
+    after: int,
+    most: int,
+) -> list[dict[str, Any]]:
+    """The first of those rows behind the row of a number, in the order in which they were queued."""
+    rows = store.outbox.page(uplink, meter, day, after, most)
+    return explained(rows, meters, store, _blocked(meters, store, uplink), now) if rows else []
+
+
+def _ordered(meters: Sequence[Meter]) -> set[str]:
+    return {report.uplink for one in meters for report in one.reports if report.ordered}
+
+
+def _blocked(meters: Sequence[Meter], store: Store, uplink: str | None) -> list[Blocked]:
+    ordered = _ordered(meters)
+    return [
+        one for name in sorted(ordered if uplink is None else ordered & {uplink}) for one in store.outbox.blocked(name)
     ]
+
+
+def explained(
+    rows: list[dict[str, Any]], meters: Sequence[Meter], store: Store, blocked: Sequence[Blocked], now: datetime
+) -> list[dict[str, Any]]:
+    """The rows with what was tried, since when they are so, and what they wait for."""
+    ordered = _ordered(meters)
     stops = {(one.uplink, one.meter): one for one in blocked}
-    firsts = _firsts(store, ordered, now)
+    firsts = {name: store.outbox.firsts(name, now) for name in ordered}
     tried = store.outbox.attempts.of(row["row"] for row in rows)
     for row in rows:
         attempts = tried.get(row["row"], [])
@@ -48,25 +77,11 @@ def waiting(
         waits = stop is not None and stop.day < row["day"] and row["state"] == "due"
         row["behind"] = stop.day if stop is not None and waits and not row["rule"].startswith(HISTORY) else None
         row["attempts"] = attempts
-        first, stops_at = firsts.get((row["uplink"], row["meter"]), (None, None))
+        first, stops_at = firsts.get(row["uplink"], {}).get(row["meter"], (None, None))
         in_order = row["state"] == "due" and row["uplink"] in ordered and not row["rule"].startswith(HISTORY)
         row["after"] = stops_at if in_order and stops_at is not None and stops_at < row["day"] else None
         row["joins"] = in_order and (row["period_wh"] <= 0 or row["day"] != first)
-    return rows, blocked
-
-
-def _firsts(store: Store, ordered: set[str], now: datetime) -> dict[tuple[str, str], tuple[date, date | None]]:
-    """Where order is the rule, of each device the first day that waits, and the first one that is not its turn yet."""
-    found: dict[tuple[str, str], tuple[date, date | None]] = {}
-    for row in (row for name in sorted(ordered) for row in store.outbox.backlog(name)):
-        if row["state"] not in ("due", "unclear") or row["rule"].startswith(HISTORY):
-            continue
-        device = (row["uplink"], row["meter"])
-        first, stops_at = found.get(device, (row["day"], None))
-        if stops_at is None and (row["state"] == "unclear" or row["due"] > now):
-            stops_at = row["day"]
-        found[device] = first, stops_at
-    return found
+    return rows
 
 
 def decide(meter: Meter, what: str, wish: Mapping[str, Any], store: Store, now: datetime) -> dict[str, Any]:
