@@ -1,6 +1,8 @@
-"""The longest files first, so that no worker is left alone with one of them in the end."""
+"""What holds for every run: Ctrl-C, and the longest files first, so that no worker is left alone with one of them."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 
@@ -8,6 +10,10 @@ LONGEST = (
     *("test_storm", "test_boot", "test_killed", "test_doctor", "test_each_call", "test_visit", "test_backlog"),
     *("test_secrets", "test_herd", "test_diagnose"),
 )
+
+# Whoever starts the tests in the background may have Ctrl-C ignored; programs that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

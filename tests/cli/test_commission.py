@@ -40,6 +40,7 @@ data_dir = "{folder}/data"
 id = "rs485"
 url = "{bus}"
 timeout = "2s"
+pause = "1ms"
 [[meter]]
 id = "roof"
 bus = "rs485"

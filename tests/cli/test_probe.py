@@ -33,6 +33,7 @@ data_dir = "{folder}/data"
 [[bus]]
 id = "line"
 url = "{url}"
+pause = "1ms"
 [[meter]]
 id = "roof"
 bus = "line"

@@ -46,6 +46,7 @@ data_dir = "{folder}/data"
 id = "rs485"
 url = "{bus}"
 timeout = "{timeout}"
+pause = "1ms"
 [[meter]]
 id = "roof"
 bus = "rs485"
