@@ -59,6 +59,9 @@ class FakeClock:
     def vouch(self) -> None:
         self.synchronised = True
 
+    def ahead(self) -> float | None:
+        return None
+
     def sleep(self, seconds: float) -> None:
         self.leap(seconds=seconds)
 

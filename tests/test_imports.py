@@ -50,6 +50,7 @@ ONLY_IN = {
     "serial": {"bus"},
     "httpx": {"uplink"},
     "paho": {"outputs"},
+    "prometheus_client": {"outputs.metrics"},
     "sqlite3": {"store", "cli.version", "support"},  # the latter only say which SQLite it is
     "sqlite_utils": {"store"},
     "apscheduler": {"daemon"},

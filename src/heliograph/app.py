@@ -30,6 +30,7 @@ from heliograph.settings import (
     Config,
     DrecSettings,
     MeterSettings,
+    MetricsSettings,
     MqttSettings,
     RedexSettings,
 )
@@ -115,6 +116,8 @@ class App:
         found: list[Output] = []
         if (mqtt := self.config.settings.mqtt) is not None:
             found.append(_mqtt(mqtt, self.config.settings.site.id, self.clock, self.meters))
+        if (metrics := self.config.settings.metrics) is not None:
+            found.append(_metrics(metrics, self.config.settings.site.id, self.clock, self.meters))
         return found
 
     def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
@@ -304,6 +307,7 @@ def load(path: Path, clock: Clock | None = None, *, secrets: Secrets = "no") -> 
     _check_units(config, meters)
     if secrets != "no":
         _check_secrets(config, must=secrets == "must be there")
+        _check_packages(config)
     close = config.settings.close
     site = config.settings.site
     position = None
@@ -423,6 +427,23 @@ def _check_units(config: Config, meters: tuple[Meter, ...]) -> None:
             )
 
 
+# What an optional part needs is an extra of that name, so that a small box holds only what it uses.
+EXTRAS = {"metrics": "prometheus-client"}
+
+
+def _check_packages(config: Config) -> None:
+    from importlib import metadata
+
+    for part, package in EXTRAS.items():
+        if getattr(config.settings, part) is None:
+            continue
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError as error:
+            hint = f"Install the extra: pip install 'heliograph[{part}]' (deploy/README.md), or remove [{part}]."
+            raise config.error((part,), f"[{part}] needs the package {package}, which is missing", hint) from error
+
+
 def _check_secrets(config: Config, *, must: bool) -> None:
     """Every secret that is named must be there before anything starts; its text is not kept."""
     for name in settings.PLATFORMS:
@@ -512,6 +533,13 @@ def _mqtt(chosen: MqttSettings, site: str, clock: Clock, meters: tuple[Meter, ..
         clock,
         qos=chosen.qos,
     )
+
+
+def _metrics(chosen: MetricsSettings, site: str, clock: Clock, meters: tuple[Meter, ...]) -> Output:
+    from heliograph.outputs.metrics import Metrics
+
+    buses = {meter.id: meter.bus for meter in meters}
+    return Metrics(chosen.host, chosen.port, clock, site, buses, PLATFORMS)
 
 
 def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:

@@ -81,6 +81,7 @@ class Daemon:
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
         self.paces = {uplink.name: Pace(app.clock) for uplink in self.uplinks}
+        self.live.verdicts.update({name: pace.verdicts for name, pace in self.paces.items()})
         # Power may have come back to a whole region in this second, or to a row of fresh cards from one image: each
         # gateway begins to talk at a moment of its own. Reckoned from the boot, for setting the clock hastens nothing.
         spreads = {uplink.name: app.spread(uplink.name) for uplink in self.uplinks}
@@ -211,6 +212,7 @@ class Daemon:
         while not self.stopping.wait(CLOCK_LOOK):
             now = time.time() - time.monotonic()
             if abs(now - apart) > CLOCK_STEP:
+                self.live.ahead.clear()
                 log.warning("clock_stepped", seconds=round(now - apart, 1))
                 self.reschedule()
             apart = now
@@ -281,7 +283,10 @@ class Daemon:
             return
         asked = [uplink for uplink in self.uplinks if free(uplink, self.paces[uplink.name])]
         if asked or not self.app.clock.wants_witness():
-            self.live.clock = witness(asked, self.app.clock)
+            self.live.clock = witness(asked, self.app.clock, self._told)
+
+    def _told(self, uplink: str, ahead: float) -> None:
+        self.live.ahead[uplink] = (ahead, self.app.clock.since_boot())
 
     def _attest(self) -> None:
         attest(self.app.config.settings.site.id, self.store, self.app.clock, self.app.sign)

@@ -40,6 +40,10 @@ class Clock(Protocol):
         """A second witness has just agreed with the wall time."""
         ...
 
+    def ahead(self) -> float | None:
+        """By how many seconds the wall time is ahead, by who keeps it; None where that cannot be told."""
+        ...
+
     def sleep(self, seconds: float) -> None: ...
 
 

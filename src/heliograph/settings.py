@@ -295,6 +295,42 @@ class MqttSettings(BrokerSettings):
     """What does not change is told again after this."""
 
 
+def _listen(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]"))
+        fits = (":" in host) == host.startswith("[") == host.endswith("]")
+    except ValueError:
+        fits = False
+    if not fits or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError(
+            'an address of this computer and a port, such as "127.0.0.1:9464", "0.0.0.0:9464" or "[::1]:9464"'
+        )
+    return text
+
+
+Listen = Annotated[str, AfterValidator(_listen)]
+
+
+class MetricsSettings(Part):
+    listen: Listen = "127.0.0.1:9464"
+    """Address and port; what is shown there has no password, so other addresses than this computer's own are open."""
+
+    @property
+    def host(self) -> str:
+        host = self.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        return "127.0.0.1" if host == "localhost" else host
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def readable(self) -> bool:
+        """Others than this computer can reach it."""
+        return not _loopback(self.host)
+
+
 class Retention(Part):
     fine: Duration = timedelta(days=56)
     """Samples are thinned to one an hour after this."""
@@ -319,6 +355,8 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     mqtt: MqttSettings | None = None
     """Shows readings, days and the site's state to an MQTT broker; deploy/MQTT.md has the topics."""
+    metrics: MetricsSettings | None = None
+    """Shows how the gateway is to Prometheus; deploy/prometheus/README.md has the metrics."""
 
     @property
     def zone(self) -> ZoneInfo:

@@ -73,7 +73,17 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
 def warnings_of(app: App) -> list[str]:
     """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
     of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
-    return of_maps + _changed(app) + _of_drec(app)
+    return of_maps + _changed(app) + _of_drec(app) + _of_outputs(app)
+
+
+def _of_outputs(app: App) -> list[str]:
+    metrics = app.config.settings.metrics
+    if metrics is None or not metrics.readable:
+        return []
+    return [
+        f"metrics.listen = {metrics.listen}: everybody who reaches this port can read the metrics, without a password."
+        " Let a firewall or a VPN choose who does, or listen on 127.0.0.1."
+    ]
 
 
 def _alone(app: App) -> list[str]:

@@ -60,6 +60,9 @@ class UplinkHealth:
     """The same where somebody has to do something; days under an old name also from the store alone."""
     stuck: tuple[str, ...] = ()
     """Meters with days that have come to no end for more than a day, in words."""
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    """What answers made of days since the start of the daemon, by the state they led to: one for each send of a day,
+    and for each change after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,21 @@ class OutputHealth:
     """Why it is down, with the next step; '' when all is well."""
     left_out: int = 0
     """Messages since the start that had to make room for newer ones; what a dead band leaves out does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineHealth:
+    """What the computer says about itself; None where it does not."""
+
+    disk_size_bytes: int | None = None
+    """Of the file system that data_dir stands on."""
+    disk_free_bytes: int | None = None
+    """What of that the service may still use."""
+    written_bytes: int | None = None
+    """Handed to block devices by the daemon since its start; known only to itself."""
+    clock_ahead_s: Mapping[str, float] = field(default_factory=dict)
+    """By how many seconds our clock is ahead, by whose word: "kernel", or an uplink's platform (half a second either
+    way); who said nothing lately is not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,7 @@ class Health:
     """Why nothing is stored now, or why less; '' when all is well."""
     alarms: tuple[str, ...] = ()
     """What needs attention, in words, with the next step."""
+    machine: MachineHealth = MachineHealth()
 
 
 def as_json(health: Health) -> dict[str, Any]:

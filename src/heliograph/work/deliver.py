@@ -59,6 +59,8 @@ class Pace:
     """Questions in a row that got no such answer, those about silent meters left out."""
     waits: set[tuple[str, date]] = field(default_factory=set)
     """Devices and days that wait for somebody to decide; each is said once."""
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """What answers made of days, by the state they led to: one for each send of a day, and for each change after it."""
 
     @property
     def paused_until(self) -> datetime | None:
@@ -276,6 +278,8 @@ def _settle(
         settled.append((row.id, verdict, due))
     # Only rows that were not sent can be moved by a person meanwhile.
     store.outbox.settle(settled, now, asked=asked, seen={row.id: row for row in rows} if asked == "device" else None)
+    before = {row.id: row.state for row in rows}
+    pace.verdicts.update(one.state for id, one, _ in settled if asked == "send" or one.state != before[id])
     for (state, rule, text, remedy), count in Counter(
         (verdict.state, verdict.rule, verdict.text, verdict.remedy)
         for row in rows

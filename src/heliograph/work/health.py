@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
+from pathlib import Path
 
 from heliograph import __version__
 from heliograph.core import daily, durations
@@ -13,7 +16,15 @@ from heliograph.core.chain import fingerprint
 from heliograph.core.delivery import Note
 from heliograph.core.errors import StoreError
 from heliograph.core.figures import kwh
-from heliograph.core.health import Health, MeterHealth, MeterState, OutputHealth, ProofHealth, UplinkHealth
+from heliograph.core.health import (
+    Health,
+    MachineHealth,
+    MeterHealth,
+    MeterState,
+    OutputHealth,
+    ProofHealth,
+    UplinkHealth,
+)
 from heliograph.core.ledger import continuous
 from heliograph.core.readings import Reading
 from heliograph.core.shown import Sample
@@ -30,6 +41,9 @@ from heliograph.work.decide import old_names
 TOKEN_ALARM = timedelta(days=14)
 # A day on its way that comes to no end in this time needs a look.
 STUCK = timedelta(hours=24)
+# What a platform said about the clock is shown for so long, in seconds: 100 ppm of drift are 2 s in that time.
+TOLD_LASTS = 6 * 3600.0
+_IO = Path("/proc/self/io")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,10 @@ class Live:
     """What the uplinks have to say."""
     clock: str = ""
     """What a second witness says against the clock."""
+    ahead: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By how many seconds the clock was ahead of a platform's, and when that was told, in seconds since boot."""
+    verdicts: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    """What answers made of days (work/deliver.py)."""
     recovery: dict[str, str] = field(default_factory=dict)
     """Meters of which no day is closed after a restore, and why."""
     not_stored_since: datetime | None = None
@@ -116,7 +134,22 @@ def health(
             *_alarms(shown, uplinks, len(waiting), now if trusted else None, live.clock if live else ""),
             *_pauses(live),
         ),
+        _machine(store.folder, clock, live),
     )
+
+
+def _machine(folder: Path, clock: Clock, live: Live | None) -> MachineHealth:
+    size = free = written = None
+    with suppress(OSError):
+        disk = os.statvfs(folder)
+        size, free = disk.f_frsize * disk.f_blocks, disk.f_frsize * disk.f_bavail
+    if live is not None:
+        with suppress(OSError, ValueError):
+            lines = _IO.read_text(encoding="ascii").splitlines()
+            written = next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), None)
+    now, kernel = clock.since_boot(), clock.ahead()
+    told = {name: ahead for name, (ahead, at) in (live.ahead if live else {}).items() if now - at < TOLD_LASTS}
+    return MachineHealth(size, free, written, told | ({"kernel": kernel} if kernel is not None else {}))
 
 
 def _storage(store: Store, live: Live, unread: str) -> str:
@@ -263,6 +296,7 @@ def _uplink(
         tuple(note.text for note in notes if not note.alarm),
         (*(note.text for note in notes if note.alarm), *old_names(meters, store, name)),
         tuple(_stuck(name, store, now)) if now is not None else (),
+        dict(live.verdicts.get(name, {})) if live else {},
     )
 
 

@@ -5,7 +5,7 @@ It is never set by that, only trusted: whoever keeps the time (chrony, a host, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -20,14 +20,21 @@ AGREES = timedelta(seconds=2)
 SLOW = timedelta(seconds=5)
 
 
-def witness(uplinks: Sequence[Uplink], clock: Clock) -> str:
-    """Asks the platforms in turn, where the clock wants it; returns what speaks against the clock, or ''."""
+def witness(
+    uplinks: Sequence[Uplink], clock: Clock, told: Callable[[str, float], None] = lambda _name, _ahead: None
+) -> str:
+    """Asks the platforms in turn, where the clock wants it; returns what speaks against the clock, or ''.
+
+    `told`: which platform it was, and by how many seconds our clock is ahead of its, half a second either way.
+    """
     if not clock.wants_witness():
         return ""
     for uplink in uplinks:
-        against = beside(uplink, clock)
-        if against is None:
+        behind = measured(uplink, clock)
+        if behind is None:
             continue
+        told(uplink.name, -sum(behind, timedelta(0)).total_seconds() / 2)
+        against = _in_words(behind, uplink)
         if not against:
             clock.vouch()
             log.info("clock_vouched", by=uplink.name)
@@ -37,13 +44,23 @@ def witness(uplinks: Sequence[Uplink], clock: Clock) -> str:
 
 def beside(uplink: Uplink, clock: Clock) -> str | None:
     """By how much the clock is off beside a platform's: "3 h behind redex's", '' where they agree; None: not told."""
+    behind = measured(uplink, clock)
+    return None if behind is None else _in_words(behind, uplink)
+
+
+def measured(uplink: Uplink, clock: Clock) -> tuple[timedelta, timedelta] | None:
+    """The least and the most by which the clock is behind a platform's; None: not told."""
     before, since = clock.now(), clock.since_boot()
     date = uplink.date()
     took = timedelta(seconds=clock.since_boot() - since)
     if date is None or took > SLOW:
         return None
     # Dated between question and answer, and cut to whole seconds.
-    early, late = date - (before + took), date + timedelta(seconds=1) - before
+    return date - (before + took), date + timedelta(seconds=1) - before
+
+
+def _in_words(behind: tuple[timedelta, timedelta], uplink: Uplink) -> str:
+    early, late = behind
     if early <= AGREES and late >= -AGREES:
         return ""
     apart = early if early > AGREES else -late
