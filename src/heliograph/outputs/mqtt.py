@@ -197,6 +197,7 @@ class Mqtt:
             said = [
                 *self._state(health),
                 *(one for meter in health.meters for one in self._totals(meter)),
+                *(one for meter in health.meters if meter.state == "stale" for one in self._silent(meter, health.at)),
                 *self._days(days),
                 *(self._taken_back(health) if health.clock_trusted else ()),
             ]
@@ -212,6 +213,13 @@ class Mqtt:
 
     def _available(self, meter: str, *, up: bool) -> Iterator[Message]:
         yield from self._keep(self._topics.availability(meter), b"online" if up else b"offline")
+
+    def _silent(self, meter: MeterHealth, at: datetime) -> Iterator[Message]:
+        """A line that hangs has no rounds that fail."""
+        topic = self._topics.availability(meter.id)
+        if self._kept.get(topic) == b"online":
+            yield from self._available(meter.id, up=False)
+            yield from self._values(Sample(meter.id, at, error=meter.error or "silent"))
 
     def _keep(self, topic: str, payload: bytes) -> Iterator[Message]:
         """A retained message, if it says something else than before."""
