@@ -39,6 +39,8 @@ from heliograph.work.close_days import Rules
 
 if TYPE_CHECKING:
     from heliograph.outputs.broker import Address
+    from heliograph.outputs.home_assistant import Farewell, HomeAssistant
+    from heliograph.outputs.mqtt import Topics
     from heliograph.store import Store, opening
     from heliograph.uplink import tokens
     from heliograph.uplink.gate import Gate
@@ -115,7 +117,7 @@ class App:
         """Every output that is set up; nothing is opened by making one."""
         found: list[Output] = []
         if (mqtt := self.config.settings.mqtt) is not None:
-            found.append(_mqtt(mqtt, self.config.settings.site.id, self.clock, self.meters))
+            found.append(_mqtt(mqtt, self.config.settings, self.clock, self.meters))
         if (metrics := self.config.settings.metrics) is not None:
             found.append(_metrics(metrics, self.config.settings.site.id, self.clock, self.meters))
         return found
@@ -522,16 +524,40 @@ def _broker_at(chosen: BrokerSettings, client_id: str) -> Address:
     )
 
 
-def _mqtt(chosen: MqttSettings, site: str, clock: Clock, meters: tuple[Meter, ...]) -> Output:
+def _mqtt(chosen: MqttSettings, whole: settings.Settings, clock: Clock, meters: tuple[Meter, ...]) -> Output:
     from heliograph.outputs.mqtt import Mqtt, Policy, Topics
 
+    topics = Topics(chosen.root, whole.site.id)
     return Mqtt(
-        _broker_at(chosen, f"heliograph-{site}"),
-        Topics(chosen.root, site),
+        _broker_at(chosen, f"heliograph-{whole.site.id}"),
+        topics,
         [meter.id for meter in meters],
         Policy(chosen.every, chosen.dead_band, chosen.heartbeat),
         clock,
         qos=chosen.qos,
+        rider=_home_assistant(chosen, whole, topics, meters),
+    )
+
+
+def _home_assistant(
+    chosen: MqttSettings, whole: settings.Settings, topics: Topics, meters: tuple[Meter, ...]
+) -> HomeAssistant | Farewell:
+    from heliograph.outputs.home_assistant import Farewell, HomeAssistant, Site
+
+    if chosen.home_assistant is None:
+        return Farewell(topics, chosen.qos)
+    uplinks = {name: uplink for name in PLATFORMS if (uplink := getattr(whole.uplink, name)) is not None}
+    return HomeAssistant(
+        Site(
+            chosen.home_assistant,
+            topics,
+            meters,
+            tuple(uplinks),
+            frozenset(name for name, uplink in uplinks.items() if uplink.token is not None),
+            tuple(bus.id for bus in whole.bus),
+            chosen.heartbeat,
+            chosen.qos,
+        )
     )
 
 

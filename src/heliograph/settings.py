@@ -293,6 +293,8 @@ class MqttSettings(BrokerSettings):
     """Smaller changes are left out, in percent; energy is told once a minute."""
     heartbeat: Duration = timedelta(minutes=5)
     """What does not change is told again after this."""
+    home_assistant: Topic | None = None
+    """Prefix of Home Assistant's discovery topics, "homeassistant" unless it was changed there; none: not announced."""
 
 
 def _listen(text: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -32,6 +34,10 @@ AT_FIRST = timedelta(minutes=2)
 """How long after a start the state waits for the first round: that no meter was read yet is no alarm."""
 MOST_DAYS = 2000
 """At the broker; a stranger may say any number of them."""
+UP_AFTER = (1.0, 5.0)
+"""Seconds, of real time, until somebody who came up is told everything: by chance, for all gateways hear it at once."""
+VALUES_AFTER = 3.0
+"""Seconds that it has for subscribing to what it learned."""
 ATTENTION = 10
 """Alarms that are spelled out."""
 # What a change is measured against: a value's own size, but at least this, so that noise around zero is no news.
@@ -126,16 +132,22 @@ class Rider(Protocol):
     subscriptions: Sequence[str]
 
     def connected(self) -> Iterable[Message]:
-        """What is said after each connect, before the values."""
+        """What is said after each connect, before the values, and to whoever came up. The values are said once more
+        after it: who has just learned of them may have missed them.
+        """
         ...
 
-    def heard(self, topic: str, payload: bytes) -> Iterable[Message]:
-        """What a message means to it. If it has something to say, everything current is said again after it."""
+    def heard(self, topic: str, payload: bytes, /) -> Iterable[Message]:
+        """What is said at once to a message."""
         ...
 
-    def sample(self, sample: Sample) -> Iterable[Message]: ...
+    def greeted(self, topic: str, payload: bytes, /) -> bool:
+        """Whether it means that somebody came up to whom everything is said again."""
+        ...
 
-    def picture(self, health: Health, days: Sequence[DayFigure]) -> Iterable[Message]: ...
+    def picture(self) -> Iterable[Message]:
+        """What is said with each picture of the site."""
+        ...
 
 
 class Mqtt:
@@ -164,6 +176,8 @@ class Mqtt:
         """By topic: retained messages as they were said last, but for values."""
         self._state_at: datetime | None = None
         self._first_picture: datetime | None = None
+        self._rider_at = self._values_at = math.inf
+        """Of time.monotonic(): when the rider and the values are said again; the connection's thread's alone."""
         self._old: set[tuple[str, date]] = set()
         """Days that the broker has; some of them we may not know."""
         self._broker = Broker(
@@ -172,6 +186,7 @@ class Mqtt:
             clock,
             will=lambda: Message(topics.status, b"offline", qos, retain=True),
             on_connected=self._connected,
+            in_order=self._again,
             subscriptions=(
                 topics.quantity("+", "day/+"),
                 topics.availability("+"),
@@ -188,7 +203,7 @@ class Mqtt:
             return
         with self._lock:
             said = [*self._available(sample.meter, up=sample.quality != "bad"), *self._values(sample)]
-        self._broker.put(*said, *(self._rider.sample(sample) if self._rider else ()))
+        self._broker.put(*said)
 
     def picture(self, health: Health, days: Sequence[DayFigure]) -> None:
         with self._lock:
@@ -198,7 +213,7 @@ class Mqtt:
                 *self._days(days),
                 *(self._taken_back(health) if health.clock_trusted else ()),
             ]
-        self._broker.put(*said, *(self._rider.picture(health, days) if self._rider else ()))
+        self._broker.put(*said, *(self._rider.picture() if self._rider else ()))
 
     def state(self) -> OutputHealth:
         return self._broker.state()
@@ -301,9 +316,25 @@ class Mqtt:
 
     def _connected(self) -> list[Message]:
         first = [Message(self._topics.status, b"online", self._qos, retain=True)]
-        first += self._rider.connected() if self._rider else ()
+        self._rider_at = self._values_at = math.inf
+        if self._rider and (told := list(self._rider.connected())):
+            first += told
+            self._values_at = time.monotonic() + VALUES_AFTER
         with self._lock:
             return [*first, *self._current()]
+
+    def _again(self) -> None:
+        """Says again what is due to be; asked every few seconds (in_order) while the connection has nothing to do."""
+        now, said = time.monotonic(), []
+        if now >= self._rider_at and self._rider:
+            self._rider_at, self._values_at = math.inf, now + VALUES_AFTER
+            said = list(self._rider.connected())
+        elif now >= self._values_at:
+            self._values_at = math.inf
+            with self._lock:
+                said = self._current()
+        if said:
+            self._broker.put(*said)
 
     def _heard(self, topic: str, payload: bytes) -> None:
         said: list[Message] = []
@@ -317,9 +348,10 @@ class Mqtt:
                 with self._lock:
                     if len(self._old) < MOST_DAYS:
                         self._old.add((meter, day))
-        if self._rider is not None and (answer := list(self._rider.heard(topic, payload))):
-            with self._lock:
-                said += [*answer, *self._current()]
+        if self._rider is not None:
+            said += self._rider.heard(topic, payload)
+            if self._rider.greeted(topic, payload):
+                self._rider_at = time.monotonic() + random.uniform(*UP_AFTER)
         if said:
             self._broker.put(*said)
 
@@ -357,7 +389,16 @@ def state_document(health: Health) -> dict[str, Any]:
             }
             for one in health.uplinks
         },
-        "meters": {one.id: {"state": one.state, "error": one.error, "doubt": one.doubt} for one in health.meters},
+        "meters": {
+            one.id: {
+                "state": one.state,
+                "error": one.error,
+                "doubt": one.doubt,
+                "last_day": one.last_day.isoformat() if one.last_day else None,
+                "last_day_wh": one.last_day_wh,
+            }
+            for one in health.meters
+        },
         "buses": {
             name: {kind: counts.get(kind, 0) for kind in ("timeouts", "garbled", "foreign", "refused")}
             for name, counts in health.buses.items()
