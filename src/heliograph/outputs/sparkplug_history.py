@@ -1,0 +1,83 @@
+"""What a host has not got: spans of time by meter, from which replaying takes its next piece. Pure.
+
+A message without acknowledgement that was written into a dead connection looks like one that arrived. So whatever was
+said shortly before a loss counts as missing again, live values and pieces of a replay alike: some come twice, with the
+same moment, and none is left out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+MOST_SPANS = 32
+"""Of a meter. A link that comes and goes more often has its oldest ones joined: values between come twice."""
+MOST_SENT = 1000
+"""Pieces that are remembered after they were sent."""
+STEP = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Both ends belong to it."""
+
+    since: datetime
+    until: datetime
+
+
+class Missing:
+    """`keep` is how far back anything is replayed. Not for two threads at once."""
+
+    def __init__(self, meters: Iterable[str], keep: timedelta) -> None:
+        self._spans: dict[str, list[Span]] = {meter: [] for meter in meters}
+        self._keep = keep
+        self._from: datetime | None = None
+        """While nobody listens: since when."""
+        self._sent: deque[tuple[datetime, str, Span]] = deque(maxlen=MOST_SENT)
+
+    def lost(self, since: datetime) -> None:
+        """Nobody listens, and nobody knows what arrived of that which was said from `since` on."""
+        self._from = since if self._from is None else min(self._from, since)
+        for at, meter, span in self._sent:
+            if at >= since:
+                self._add(meter, span)
+        self._sent.clear()
+
+    def heard_again(self, now: datetime) -> None:
+        """From now on the host is told what is measured."""
+        if self._from is not None:
+            since, self._from = max(self._from, now - self._keep), None
+            for meter in self._spans:
+                if self._keep and since <= now:
+                    self._add(meter, Span(since, now))
+
+    def next(self, meters: Collection[str]) -> tuple[str, Span] | None:
+        """The oldest span of these meters."""
+        found = [(spans[0].since, meter) for meter, spans in self._spans.items() if spans and meter in meters]
+        return (oldest := min(found)[1], self._spans[oldest][0]) if found else None
+
+    def sent(self, meter: str, upto: datetime, now: datetime) -> None:
+        """The meter's first span was replayed up to this moment."""
+        span = self._spans[meter].pop(0)
+        self._sent.append((now, meter, replace(span, until=min(upto, span.until))))
+        if upto < span.until:
+            self._spans[meter].insert(0, Span(upto + STEP, span.until))
+
+    @property
+    def oldest(self) -> datetime | None:
+        """From when on something may be missing; None when all is told."""
+        begins = [spans[0].since for spans in self._spans.values() if spans]
+        return min([*begins, *([self._from] if self._from is not None else [])], default=None)
+
+    def _add(self, meter: str, span: Span) -> None:
+        joined: list[Span] = []
+        for one in sorted([*self._spans[meter], span], key=lambda one: one.since):
+            if joined and one.since <= joined[-1].until + STEP:
+                joined[-1] = Span(joined[-1].since, max(joined[-1].until, one.until))
+            else:
+                joined.append(one)
+        if len(joined) > MOST_SPANS:
+            joined[:2] = [Span(joined[0].since, joined[1].until)]
+        self._spans[meter] = joined
