@@ -50,3 +50,14 @@ class DayFigure:
     reason: str = ""
     deliveries: Mapping[str, str] = field(default_factory=dict)
     """State of its outbox row by uplink."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastSample:
+    """What was stored of one meter at a moment that an output has missed."""
+
+    at: datetime
+    values: Mapping[str, float | int]
+    """By quantity, the production counter among them where it was believed."""
+    total_wh: int | None = None
+    """Running total at that moment, baseline included."""

@@ -25,6 +25,8 @@ UNDATED_LOOK = 100_000
 LOOK = 20_000
 # What was read before a moment stands before the readings of a border that is so much later (microseconds).
 SURELY_LATER = 2 * 3600 * 1_000_000
+# By so much a clock that is trusted may be set back without a reading being overlooked.
+SET_BACK = timedelta(minutes=10)
 # Thinning keeps both ends of a longer gap, for a day that is held rests on them when it is released (microseconds).
 GAP = 20 * 60 * 1_000_000
 
@@ -302,6 +304,35 @@ class Readings:
                 found.append(self.reading(at))
             at, passed = row["prev"], at
         return found, None
+
+    def onward(self, meter: str, since: datetime, until: datetime, most: int) -> list[Reading]:
+        """Samples of a meter read from `since` to `until` on a trusted clock, oldest first, at most so many.
+
+        Readings are not indexed by time, but they are stored in its order, save that a clock may be set back a little.
+        """
+        first, behind = self._first_at(since - SET_BACK), self._first_at(until + SET_BACK)
+        rows = self._db.all(
+            self._READING + " WHERE reading.id >= ? AND reading.id < ? AND meter.name = ? AND reading.trusted > 0"
+            " AND reading.at BETWEEN ? AND ? ORDER BY reading.id LIMIT ?",
+            [first, behind, meter, micros(since), micros(until), most],
+        )
+        return [self._reading(row) for row in rows]
+
+    def _first_at(self, at: datetime) -> int:
+        """Id of the first reading from a moment on, found by halving; the next one to come where there is none."""
+        newest = self._db.one("SELECT max(id) AS id FROM reading")
+        low, high = 0, ((newest["id"] or 0) if newest else 0) + 1
+        while low < high:
+            middle = (low + high) // 2
+            row = self._db.one(
+                "SELECT id, at FROM reading WHERE id BETWEEN ? AND ? AND trusted > 0 ORDER BY id LIMIT 1",
+                [middle, high - 1],
+            )
+            if row is None or row["at"] >= micros(at):
+                high = middle
+            else:
+                low = row["id"] + 1
+        return low
 
     def since(self, meter: str, at: datetime) -> list[Reading]:
         """Readings from a moment on, oldest first, with the last good one before it."""
