@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from heliograph.clock import SystemClock
 from heliograph.core.daylight import Position
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.registers import MeterMap, Order, Timing
+from heliograph.core.shown import PastSample
 from heliograph.core.site import Meter, Report, spread_offset
 from heliograph.ports import Bus, Clock, Output, Uplink
 from heliograph.settings import (
@@ -33,9 +34,11 @@ from heliograph.settings import (
     MetricsSettings,
     MqttSettings,
     RedexSettings,
+    SparkplugSettings,
 )
 from heliograph.work.change import introduce, meaning
 from heliograph.work.close_days import Rules
+from heliograph.work.look_back import look_back
 
 if TYPE_CHECKING:
     from heliograph.outputs.broker import Address
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-BROKERS = ("mqtt",)
+BROKERS = ("mqtt", "sparkplug")
 """Tables of the configuration that name a broker."""
 
 DIALECT_KEYS = (
@@ -120,6 +123,8 @@ class App:
             found.append(_mqtt(mqtt, self.config.settings, self.clock, self.meters))
         if (metrics := self.config.settings.metrics) is not None:
             found.append(_metrics(metrics, self.config.settings.site.id, self.clock, self.meters))
+        if (sparkplug := self.config.settings.sparkplug) is not None:
+            found.append(_sparkplug(sparkplug, self))
         return found
 
     def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
@@ -146,6 +151,15 @@ class App:
         from heliograph import seal
 
         return seal.sign(self.data_dir / seal.FILE, message)
+
+    def past(self, meter: str, since: datetime, until: datetime, most: int) -> list[PastSample]:
+        """What was stored of a meter in that time, for an output that has missed it; on a connection of its own."""
+        found = next(one for one in self.meters if one.id == meter)
+        store = self.reader()
+        try:
+            return look_back(found, store, since, until, most)
+        finally:
+            store.close()
 
     def reader(self) -> Store:
         return reader(self.data_dir)
@@ -566,6 +580,15 @@ def _metrics(chosen: MetricsSettings, site: str, clock: Clock, meters: tuple[Met
 
     buses = {meter.id: meter.bus for meter in meters}
     return Metrics(chosen.host, chosen.port, clock, site, buses, PLATFORMS)
+
+
+def _sparkplug(chosen: SparkplugSettings, site: App) -> Output:
+    from heliograph.outputs.sparkplug import Role, Sparkplug
+
+    id = site.config.settings.site.id
+    role = Role(chosen.group, chosen.node or id, chosen.primary_host, chosen.every, chosen.dead_band, chosen.history)
+    address = _broker_at(chosen, f"heliograph-{id}-sparkplug")
+    return Sparkplug(address, site.clock, role, site.meters, site.past, site.data_dir / "sparkplug")
 
 
 def _redex(chosen: RedexSettings, clock: Clock, gate: Gate) -> Uplink:

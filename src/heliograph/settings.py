@@ -333,6 +333,30 @@ class MetricsSettings(Part):
         return not _loopback(self.host)
 
 
+def _level(text: str) -> str:
+    if re.search(r"[+#/\x00-\x1f\x7f-\x9f]", text) or text != text.strip():
+        raise ValueError("a name without +, # and /, for it is one part of a topic")
+    return text
+
+
+Level = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_level)]
+
+
+class SparkplugSettings(BrokerSettings):
+    group: Level
+    """Group id: what belongs together in the host's tree, such as a fleet or a region."""
+    node: Level | None = None
+    """Edge node id; site.id unless given. Group and node together are this gateway's and nobody else's."""
+    primary_host: Level | None = None
+    """Id of the primary host application: where it is given, nothing is said while that host is offline."""
+    every: Duration = timedelta(seconds=10)
+    """Least time between two values of one metric; a change of its quality is told at once."""
+    dead_band: Annotated[float, Field(ge=0, le=50)] = 1.0
+    """Smaller changes are left out, in percent; energy is told once a minute."""
+    history: Duration = timedelta(days=7)
+    """What was stored while nobody listened is sent afterwards, so far back; "0s" leaves it out."""
+
+
 class Retention(Part):
     fine: Duration = timedelta(days=56)
     """Samples are thinned to one an hour after this."""
@@ -359,6 +383,8 @@ class Settings(BaseSettings):
     """Shows readings, days and the site's state to an MQTT broker; deploy/MQTT.md has the topics."""
     metrics: MetricsSettings | None = None
     """Shows how the gateway is to Prometheus; deploy/prometheus/README.md has the metrics."""
+    sparkplug: SparkplugSettings | None = None
+    """Shows the site as a Sparkplug B edge node, for a SCADA; deploy/SPARKPLUG.md has the metrics."""
 
     @property
     def zone(self) -> ZoneInfo:

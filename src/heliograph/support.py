@@ -57,7 +57,7 @@ SAFE_KEYS = frozenset({
     "base_url", "ca_file", "spread", "per_minute", "dialect", "path_single", "path_batch", "path_query", "path_status",
     "accumulated_field", "send_frequency_type", "decimals", "value_encoding", "max_records", "absent_after",
     "read_type", "organization_id", "after", "max_estimated", "on_gap", "trust", "fine", "hourly",
-    "root", "qos", "dead_band", "heartbeat", "certificate_file", "key_file",
+    "root", "qos", "dead_band", "heartbeat", "certificate_file", "key_file", "group", "node", "primary_host", "history",
 })  # fmt: skip
 ROUGH_KEYS = frozenset({"latitude", "longitude"})
 """Rounded to a tenth of a degree: who helps need not know which roof it is."""

@@ -106,7 +106,8 @@ class Broker:
     """`start`, `put`, `state` and `close` may be called by any thread and neither block nor raise. All that is handed
     in is called by the connection's thread, in no lock, and should be quick:
 
-    will          before each connect: what the broker says when we are lost; also said by us in `close`
+    will          at each connect, once there is somebody to hear it: what the broker says when we are lost; also said
+                  by us in `close` and `renew`
     on_connected  after each connect and subscribe: what is said first. What it says of a topic replaces what waits
     on_lost       a connection that was up is down: what came from `in_order` and was not confirmed, oldest first.
                   "Confirmed" is a QoS 0 message once it was written, so the last ones before a loss may be lost too
@@ -144,6 +145,7 @@ class Broker:
         self._refused: Trouble | None = None
         """While connected: what the broker does not let us do."""
         self._closing = threading.Event()
+        self._renewal: str | None = None
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
@@ -186,6 +188,11 @@ class Broker:
             said = f"{trouble.text}. {trouble.hint}".strip() if trouble else ""
             return OutputHealth(self.name, self._address.where, self._up, self._since, said, self._left_out)
 
+    def renew(self, because: str) -> None:
+        """Says the last will itself, and connects anew a little later."""
+        self._renewal = because
+        self.wake()
+
     def close(self) -> None:
         """Says the last will itself where it can be said within a second; after that nothing leaves any more."""
         self._closing.set()
@@ -223,6 +230,7 @@ class Broker:
 
         self._ended = None
         self._refused = None
+        self._renewal = None
         address = self._address
         client = Client(
             CallbackAPIVersion.VERSION2,
@@ -238,10 +246,8 @@ class Broker:
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
         client.on_message = self._heard
+        client.on_socket_open = self._reached
         try:
-            self._said_will = self._will()
-            if (will := self._said_will) is not None:
-                client.will_set(will.topic, will.payload, will.qos, will.retain)
             if address.username is not None:
                 client.username_pw_set(address.username, address.password() if address.password else None)
             if address.tls:
@@ -257,6 +263,9 @@ class Broker:
             if self._closing.is_set():
                 self._say_goodbye(client)
                 return None
+            if (because := self._renewal) is not None:
+                self._say_goodbye(client)
+                return Trouble(because, "The connection is made anew by itself.")
             if self._up:
                 self._feed(client)
             self._turn(client, min(5.0, self._keepalive() / 4))
@@ -364,6 +373,15 @@ class Broker:
         client.disconnect()
         while client.socket() and client.want_write() and time.monotonic() < until:
             self._turn(client, 0.05)
+
+    # What paho calls, within connect
+
+    def _reached(self, client: Client, _data: object, _sock: object) -> None:
+        """There is somebody: only now it is said who we are, so that a will is made for those who hear it."""
+        with self._guarded("will"):
+            self._said_will = self._will()
+            if (will := self._said_will) is not None:
+                client.will_set(will.topic, will.payload, will.qos, will.retain)
 
     # What paho calls, within _turn
 
