@@ -33,10 +33,11 @@ from heliograph.core.shown import DayFigure, Sample
 from heliograph.outputs import broker
 from heliograph.outputs.broker import Address
 from heliograph.outputs.mqtt import Mqtt, Policy, Topics
+from heliograph.outputs.sparkplug import Role, Sparkplug
 from heliograph.ports import Output
 from tests.contracts import peers
 from tests.contracts.peers import LIMIT, Broker, Peer, until
-from tests.fakes import START
+from tests.fakes import START, a_meter
 
 T = TypeVar("T")
 USER, PASSWORD = "gateway", "pa55-word-of-the-broker"
@@ -235,8 +236,13 @@ def mqtt(place: Place) -> Output:
     return Mqtt(address(place), Topics("heliograph", "site"), METERS, policy, place.clock)
 
 
+def sparkplug(place: Place) -> Output:
+    meters = [a_meter(id) for id in METERS]
+    return Sparkplug(address(place), place.clock, Role("solar", "site"), meters, lambda *_: (), place.folder / "memory")
+
+
 Make = Callable[[Place], Output]
-DIALLING: dict[str, Make] = {"plain": Plain, "mqtt": mqtt}
+DIALLING: dict[str, Make] = {"plain": Plain, "mqtt": mqtt, "sparkplug": sparkplug}
 """Outputs that dial a peer."""
 
 

@@ -50,6 +50,7 @@ PAGE = 200
 # Where nothing is found, or the store cannot be read.
 REST = timedelta(seconds=10)
 LEAST_PAUSE = 0.01
+CLOSE_WITHIN = 0.2
 MOST_TEXT = 1000
 MOST_TOLD = 20
 """Names of foreign commands that are told once each."""
@@ -111,6 +112,7 @@ class Sparkplug:
         self._clock, self._role, self._past, self._memory = clock, role, past, memory
         self._meters = {meter.id: meter for meter in meters}
         self._lock = threading.RLock()
+        self._writing = threading.Lock()
         measured = {meter.id: announced(meter, role) for meter in meters}
         self._names = {id: tuple(one.name for one in named) for id, named in measured.items()}
         devices = {id: (*named, *OF_A_METER) for id, named in measured.items()}
@@ -129,6 +131,7 @@ class Sparkplug:
         self._rests: dict[str, datetime] = {}
         self._piece: tuple[str, Sequence[PastSample]] | None = None
         """Goes out when nothing new waits."""
+        self._crashed = False
         self._closing = threading.Event()
         self._stirred = threading.Event()
         self._replay = threading.Thread(target=self._replays, name="sparkplug history", daemon=True)
@@ -190,6 +193,7 @@ class Sparkplug:
         state = self._broker.state()
         with self._lock:
             waits = self._up and self._role.host is not None and not self._host.online
+            state = replace(state, left_out=state.left_out + self._session.left_out)
         if waits:
             return replace(state, trouble=f"waits for the host {self._role.host}, which is not online. Start it.")
         return state
@@ -198,6 +202,8 @@ class Sparkplug:
         self._closing.set()
         self._stirred.set()
         self._broker.close()
+        if self._replay.is_alive():
+            self._replay.join(CLOSE_WITHIN)
 
     # What the connection calls
 
@@ -307,13 +313,13 @@ class Sparkplug:
         """
         if self._memory is None:
             return
-        with self._lock:
-            oldest, bd_seq = self._missing.oldest, self._bd_seq
-            if once and (oldest is not None or self._whole):
-                return
-            self._whole = oldest is None
-        told = json.dumps({"bdSeq": bd_seq, "missing_since": oldest and oldest.isoformat()})
-        with suppress(OSError):  # a card that fails is told elsewhere; in this life the number is known all the same
+        with self._writing, suppress(OSError):  # a card that fails is told elsewhere; in this life all is known
+            with self._lock:
+                oldest, bd_seq = self._missing.oldest, self._bd_seq
+                if once and (oldest is not None or self._whole):
+                    return
+                self._whole = oldest is None
+            told = json.dumps({"bdSeq": bd_seq, "missing_since": oldest and oldest.isoformat()})
             handle = os.open(self._memory, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.pwrite(handle, told.ljust(100).encode("ascii"), 0)
@@ -328,8 +334,14 @@ class Sparkplug:
             if self._closing.is_set():
                 return
             self._stirred.clear()
-            pause = self._step()
-            self._remember(once=True)
+            try:
+                pause = self._step()
+                self._remember(once=True)
+            except Exception:  # a fault of ours must not end history for good; its traceback is kept once
+                pause = REST.total_seconds()
+                if not self._crashed:
+                    self._crashed = True
+                    log.exception("output_crashed", output=self.name, doing="history")
             if pause is not None:
                 self._closing.wait(max(pause / self._clock.rate, LEAST_PAUSE))
                 self._stirred.set()

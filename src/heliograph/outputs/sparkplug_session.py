@@ -100,6 +100,8 @@ class Session:
         self._bd_seq: int | None = None
         self._seq = 0
         self._owes_birth = False
+        self.left_out = 0
+        """Times that values of a device were replaced by newer ones before a peer who listens took them."""
         self._turn: dict[str, None] = {}
         """Devices with something to tell, the next one first."""
 
@@ -140,6 +142,8 @@ class Session:
             found.answers, found.since = answers, at
 
     def _note(self, device: _Device, values: Mapping[str, tuple[Value, Quality]], at: int) -> None:
+        if self.open and device.announced and device.news.keys() & values.keys():
+            self.left_out += 1
         for name, (value, quality) in values.items():
             if (tag := device.tags.get(name)) is None:
                 continue
