@@ -53,6 +53,9 @@ log = structlog.get_logger()
 BROKERS = ("mqtt", "sparkplug")
 """Tables of the configuration that name a broker."""
 
+SHORTEST_TOKEN = 16
+"""Characters of the token of [web]: fewer can be guessed."""
+
 DIALECT_KEYS = (
     "path_single",
     "path_batch",
@@ -126,6 +129,14 @@ class App:
         if (sparkplug := self.config.settings.sparkplug) is not None:
             found.append(_sparkplug(sparkplug, self))
         return found
+
+    def web_token(self) -> Callable[[], str]:
+        """Reads what whoever asks over HTTP has to send, anew where it may have changed. It raises ConfigError."""
+        web = self.config.settings.web
+        assert web is not None and web.token is not None  # settings: no [web] without a token
+        secret = _secret(web.token)
+        _hide(secret.known)
+        return secret.read
 
     def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
         """The uplink of that name exactly as this site has it set up, but at a stand-in platform."""
@@ -485,12 +496,21 @@ def _check_secrets(config: Config, *, must: bool) -> None:
                     hint = "Write a PEM file there, readable for the service."
                     raise config.error((table, key), f"{path}: {error.strerror}", hint) from error
 
+    web = config.settings.web
+    if web is not None and web.token is not None:
+        token = _check_secret(config, ("web", "token"), web.token, must=must)
+        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or " " in token):
+            hint = "Write one there with: openssl rand -hex 32"
+            why = f"web.token has {len(token)} characters or strange ones; {SHORTEST_TOKEN} plain ones at least"
+            raise config.error(("web", "token"), why, hint)
 
-def _check_secret(config: Config, place: tuple[str, ...], secret: settings.Secret, *, must: bool) -> None:
+
+def _check_secret(config: Config, place: tuple[str, ...], secret: settings.Secret, *, must: bool) -> str | None:
+    """The secret, which must be there; None where only the service can see it."""
     if secret.credential is not None and not must and "CREDENTIALS_DIRECTORY" not in os.environ:
-        return  # systemd shows it to the service alone
+        return None  # systemd shows it to the service alone
     try:
-        _secret(secret).read()
+        return _secret(secret).read()
     except ConfigError as error:
         raise config.error(place, error.message, error.hint) from error
 

@@ -68,20 +68,21 @@ class Control:
         path.unlink(missing_ok=True)
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+            protocol_version = default_request_version = "HTTP/1.1"
             timeout = SILENT
 
             def _ask(self) -> None:
                 length = self.headers.get("Content-Length") or "0"
                 if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MOST_BYTES:
                     self.close_connection = True  # what follows would be taken for the next request
-                    self._say(problem(413, f"the body is longer than {MOST_BYTES} bytes", instance=self.path))
+                    what = f"the body is longer than {MOST_BYTES:,} bytes, or does not say how long it is"
+                    self._say(problem(413, what, "Send less, with a Content-Length.", instance=self.path))
                     return
                 body = self.rfile.read(int(length))
                 try:
                     wish = json.loads(body) if self.command == "POST" else None
                 except ValueError:
-                    self._say(problem(400, "the body is not JSON", instance=self.path))
+                    self._say(problem(400, "the body is not JSON", "Send JSON, or GET.", instance=self.path))
                     return
                 self._say(self._answer(wish))
 

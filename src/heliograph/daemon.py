@@ -28,7 +28,7 @@ from heliograph.core.errors import BusError, BusRefused, HeliographError, StoreE
 from heliograph.core.health import Health
 from heliograph.core.registers import Timing
 from heliograph.core.shown import DayFigure
-from heliograph.ports import Uplink
+from heliograph.ports import Output, Uplink
 from heliograph.web import api
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
@@ -73,7 +73,7 @@ class Daemon:
     def __init__(self, app: App, store: Store) -> None:
         self.app = app
         self.store = store
-        self.audience = Audience(app.outputs())
+        self.audience = Audience([*app.outputs(), *self._web()])
         self._days: tuple[DayFigure, ...] = ()
         self.live = Live(sampled=self.audience.sample, outputs=self.audience.states)
         self._site = api.Site(app, self.live, self._health, self.healthy, self._stores)
@@ -104,6 +104,14 @@ class Daemon:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )
+
+    def _web(self) -> list[Output]:
+        """Not among the outputs of `app`, for it asks what only the daemon knows."""
+        if (web := self.app.config.settings.web) is None:
+            return []
+        from heliograph.web.server import Web  # takes memory
+
+        return [Web(web.host, web.port, self.app.web_token(), self.rest, self.app.clock)]
 
     def _line(self, bus: str) -> PolledBus:
         meters = [meter for meter in self.app.meters if meter.bus == bus]

@@ -314,9 +314,10 @@ def _listen(text: str) -> str:
 Listen = Annotated[str, AfterValidator(_listen)]
 
 
-class MetricsSettings(Part):
-    listen: Listen = "127.0.0.1:9464"
-    """Address and port; what is shown there has no password, so other addresses than this computer's own are open."""
+class Listening(Part):
+    """What others may connect to."""
+
+    listen: Listen
 
     @property
     def host(self) -> str:
@@ -329,7 +330,7 @@ class MetricsSettings(Part):
 
     @property
     def readable(self) -> bool:
-        """Others than this computer can reach it."""
+        """Others than this computer can reach it, and read on the way what is said."""
         return not _loopback(self.host)
 
 
@@ -357,6 +358,18 @@ class SparkplugSettings(BrokerSettings):
     """What was stored while nobody listened is sent afterwards, so far back; "0s" leaves it out."""
 
 
+class MetricsSettings(Listening):
+    listen: Listen = "127.0.0.1:9464"
+    """Address and port; what is shown there has no password, so other addresses than this computer's own are open."""
+
+
+class WebSettings(Listening):
+    listen: Listen = "127.0.0.1:8080"
+    """Address and port; 127.0.0.1 is reached from this computer alone."""
+    token: Secret | None = None
+    """What whoever asks has to send; needed. A new one counts at once."""
+
+
 class Retention(Part):
     fine: Duration = timedelta(days=56)
     """Samples are thinned to one an hour after this."""
@@ -379,6 +392,8 @@ class Settings(BaseSettings):
     close: Close = Close()
     clock: ClockSettings = ClockSettings()
     retention: Retention = Retention()
+    web: WebSettings | None = None
+    """Answers the read-only REST over HTTP; deploy/REST.md has examples."""
     mqtt: MqttSettings | None = None
     """Shows readings, days and the site's state to an MQTT broker; deploy/MQTT.md has the topics."""
     metrics: MetricsSettings | None = None
@@ -534,6 +549,10 @@ def _check(config: Config) -> None:
         if (uplink_settings.token is None) == (uplink_settings.login is None):
             hint = f'Add: token = {{ file = "/etc/heliograph/{name}.token" }}'
             raise config.error(("uplink", name), f"uplink.{name} needs either token or login", hint)
+
+    if settings.web is not None and settings.web.token is None:
+        hint = 'Add: token = { file = "/etc/heliograph/web.token" }, and write one there: openssl rand -hex 32'
+        raise config.error(("web",), "web needs a token, for whoever reaches the port could read everything", hint)
 
 
 def _unique(config: Config, table: str, values: Sequence[str], key: str) -> None:

@@ -101,7 +101,7 @@ REFUSED = [
     ("GET", "/api/v1/days?" + "&".join("limit=1" for _ in range(20)), 400, "more than 16", ""),
     ("GET", "/api/v1/days?from=14.3.2026", 400, "which is no day", "2026-03-14"),
     ("GET", "/api/v1/days?from=2026-02-30", 400, "which is no day", ""),
-    ("GET", "/api/v1/days?from=2026-03-20&to=2026-03-14", 400, "is later than", ""),
+    ("GET", "/api/v1/days?from=2026-03-20&to=2026-03-14", 404, "the first is later", "Turn"),
     ("GET", "/api/v1/days?after=roof", 400, "no place in a list", "next"),
     ("GET", "/api/v1/days/2026-03-14/explain", 400, "meter is missing", "meter="),
     ("GET", "/api/v1/days/tomorrow/explain?meter=roof", 400, "which is no day", "yesterday"),

@@ -77,13 +77,20 @@ def warnings_of(app: App) -> list[str]:
 
 
 def _of_outputs(app: App) -> list[str]:
-    metrics = app.config.settings.metrics
-    if metrics is None or not metrics.readable:
-        return []
-    return [
-        f"metrics.listen = {metrics.listen}: everybody who reaches this port can read the metrics, without a password."
-        " Let a firewall or a VPN choose who does, or listen on 127.0.0.1."
-    ]
+    metrics, web = app.config.settings.metrics, app.config.settings.web
+    found = []
+    if metrics is not None and metrics.readable:
+        found.append(
+            f"metrics.listen = {metrics.listen}: everybody who reaches this port can read the metrics, without a"
+            " password. Let a firewall or a VPN choose who does, or listen on 127.0.0.1."
+        )
+    if web is not None and web.readable:
+        found.append(
+            f"web.listen = {web.listen}: other computers reach it by plain HTTP, so everybody on the way can read the"
+            " token and what is asked. Listen on 127.0.0.1 and put a reverse proxy with TLS before it, or go over"
+            " ssh -L (deploy/REST.md)."
+        )
+    return found
 
 
 def _alone(app: App) -> list[str]:

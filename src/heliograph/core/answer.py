@@ -53,13 +53,13 @@ def problem(
 
 
 def encoded(value: Any) -> bytes:
-    """As `--json` prints it, on one line. JSON knows no infinity and no NaN: such a number is null."""
+    """As `--json` prints it, on a line of its own. JSON knows no infinity and no NaN: such a number is null."""
     try:
         text = json.dumps(value, default=plain, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), default=plain, ensure_ascii=False, allow_nan=False)
     # A lone surrogate, as from a damaged text of a device, has no UTF-8 form.
-    return text.encode("utf-8", "replace")
+    return f"{text}\n".encode("utf-8", "replace")
 
 
 def plain(one: Any) -> Any:

@@ -197,7 +197,7 @@ def days(site: Site, asked: Question) -> Any:
     first = given["from"] if "from" in given else last - min(timedelta(days=14), last - date.min)
     after: tuple[str, str] = given.get("after", ("", ""))
     if first > last:
-        raise Wrong(400, f"from={first} is later than to={last}", "Turn them round.")
+        raise Wrong(404, f"there is no day from {first} to {last}, for the first is later", "Turn them round.")
     with _store(site) as store:
         names = [_known(site, store, given["meter"])] if "meter" in given else store.readings.meters()
         rows = list_days(names, store, site.app.rules.zone, asked.now, first, last, after=after)
