@@ -38,9 +38,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "web": {"core", "ports", "work", "app", "store", "library"},
     "support": WHOLE | {"store"},  # looks everywhere, and decides nothing
     "cli": WHOLE | {"support"},
-    **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "sandbox", "demo", "commission")},
+    **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "fleet", "sandbox", "demo", "commission")},
     "rehearsal": {"core", "library"},  # never our own bus or uplink: a mistake made twice would look right
     "rehearsal.demo": WHOLE | {"store"},  # runs the product as a person would, then compares with what it stored
+    "rehearsal.fleet": {"core", "library", "ports", "outputs"},  # counts what the product's own outputs say
     "__main__": {"cli"},
 }
 

@@ -34,6 +34,7 @@ VERBS: dict[str, str] = {
     "map": "List, show and check meter maps.",
     "record": "Take down what a device answers, as a file that can be replayed.",
     "simulate": "Run simulated meters over TCP, RTU over TCP or a serial line.",
+    "fleet": "Work out, or send, what many gateways would say over MQTT.",
     "sandbox": "Run stand-in certificate platforms.",
     "demo": "Rehearse several days in under a minute, without hardware or network.",
     "version": "Print the version.",

@@ -165,7 +165,9 @@ class Mqtt:
         *,
         qos: int = 1,
         rider: Rider | None = None,
+        connection: type[Broker] = Broker,
     ) -> None:
+        """`connection`: what speaks to the broker; a rehearsal of many gateways has one of its own."""
         self._topics, self._meters, self._policy, self._qos, self._rider = topics, meters, policy, qos, rider
         self._lock = threading.Lock()
         self._told: dict[str, Value] = {}
@@ -180,7 +182,7 @@ class Mqtt:
         """Of time.monotonic(): when the rider and the values are said again; the connection's thread's alone."""
         self._old: set[tuple[str, date]] = set()
         """Days that the broker has; some of them we may not know."""
-        self._broker = Broker(
+        self._broker = connection(
             self.name,
             address,
             clock,
