@@ -55,6 +55,7 @@ def a_meter(id: str, **more: Any) -> MeterHealth:
         "error": "",
         "seam": "",
         "proposal": "",
+        "night": "answers",
     }
     return MeterHealth(id, METERS[id], **given | more)
 
@@ -154,7 +155,7 @@ def test_a_picture_becomes_these_metrics() -> None:
         "heliograph_disk_size_bytes": 32e9,
         "heliograph_disk_free_bytes": 8e9,
         "heliograph_card_written_bytes_total": 28e6,
-        'heliograph_meter_info{bus="rs485",map="eastron-sdm630",meter="roof"}': 1,
+        'heliograph_meter_info{bus="rs485",map="eastron-sdm630",meter="roof",night="answers"}': 1,
         'heliograph_meter_state{meter="roof",state="ok"}': 1,
         'heliograph_meter_state{meter="roof",state="stale"}': 0,
         'heliograph_meter_state{meter="carport",state="never read"}': 1,
@@ -253,7 +254,7 @@ def spoiled(health: Health) -> Health:
     """The same picture, with a text of somebody else's in every place that can hold one."""
 
     def text(value: Any, name: str) -> Any:
-        if name in ("id", "bus", "map", "state", "name", "site", "timezone", "software"):
+        if name in ("id", "bus", "map", "night", "state", "name", "site", "timezone", "software"):
             return value  # of the configuration, or ours
         return f"{HOSTILE}{name}" if isinstance(value, str) else value
 

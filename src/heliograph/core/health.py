@@ -37,6 +37,8 @@ class MeterHealth:
     """While the counter is in doubt: the command that records a seam, with what was read last on both sides."""
     changed: str = ""
     """Why nothing is booked of a counter whose map or settings were changed, and what to do; '' when all is well."""
+    night: str = ""
+    """Whether the device answers between sunset and sunrise, sends zeros or is silent, as its map has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,11 @@ class Seen:
         yield _gauge("storage_healthy", "Whether everything is stored that should be.", not health.storage)
 
     def _of_meters(self, meters: Sequence[MeterHealth]) -> Iterator[Metric]:
-        info = InfoMetricFamily("heliograph_meter", "What is read with which map on which bus.", labels=("meter",))
+        info = InfoMetricFamily(
+            "heliograph_meter",
+            "What is read with which map on which bus, and whether it answers at night, sends zeros or is silent.",
+            labels=("meter",),
+        )
         state = _family("meter_state", "1 for the state that the meter is in.", "meter", "state")
         last = _family("meter_last_reading_timestamp_seconds", "When the meter was last read.", "meter")
         power = _family("active_power_watts", "What the meter showed in its last poll, if it answered.", "meter")
@@ -194,7 +198,7 @@ class Seen:
             labels=("meter",),
         )
         for one in meters:
-            info.add_metric((one.id,), {"bus": one.bus, "map": one.map})
+            info.add_metric((one.id,), {"bus": one.bus, "map": one.map, "night": one.night})
             for name in METER_STATES:
                 state.add_metric((one.id, name), one.state == name)
             if one.last_at is not None:

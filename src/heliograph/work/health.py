@@ -192,6 +192,7 @@ def _seen(meter: Meter, now: datetime, live: Live) -> MeterHealth:
         live.errors.get(meter.id, ""),
         "",
         "",
+        night=meter.map.night,
     )
 
 
@@ -244,6 +245,7 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         if state == "doubtful"
         else "",
         told(change, meter, store) if change is not None else "",
+        meter.map.night,
     )
 
 
