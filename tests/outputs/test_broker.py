@@ -22,8 +22,8 @@ __all__ = ["mosquitto"]
 pytestmark = needs_mosquitto
 
 STATUS = "heliograph/sg-0042/status"
-FAST = 60.0
-"""Rate of the clock: waits of up to 2 min take up to 2 s, and a frozen broker is found out in 6."""
+FAST = 600.0
+"""Rate of the clock: waits of up to 2 min take up to 0.2 s."""
 
 
 def clock(rate: float = FAST) -> RehearsalClock:
@@ -35,11 +35,11 @@ def address(broker: Mosquitto, **more: Any) -> Address:
 
 
 @contextmanager
-def connected(broker: Mosquitto, *, where: Address | None = None, **more: Any) -> Iterator[Broker]:
+def connected(broker: Mosquitto, *, where: Address | None = None, rate: float = FAST, **more: Any) -> Iterator[Broker]:
     """A running connection with a will; it may still be on its way."""
     more.setdefault("will", lambda: Message(STATUS, b"offline", 1, retain=True))
     more.setdefault("on_connected", lambda: [Message(STATUS, b"online", 1, retain=True)])
-    made = Broker("mqtt", where or address(broker), clock(), **more)
+    made = Broker("mqtt", where or address(broker), clock(rate), **more)
     made.start()
     try:
         yield made
@@ -89,8 +89,9 @@ def test_what_on_connected_says_comes_before_what_waits_and_newer_messages_win(m
 
 
 def test_messages_in_order_leave_one_after_another_and_come_back_when_they_were_not_confirmed(
-    mosquitto: Mosquitto,
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("heliograph.outputs.broker.LEAST_KEEPALIVE", 1)
     numbers = iter(range(10**6))
     given: list[Message] = []
     confirmed: list[Message] = []
@@ -123,8 +124,8 @@ def test_a_frozen_broker_neither_blocks_nor_fills_memory(mosquitto: Mosquitto, q
         mosquitto.freeze()
         tracemalloc.start()
         try:
-            for number in range(100_000):
-                broker.put(Message(f"t/{number % 100}", payload[:] + str(number).encode(), qos))
+            for number in range(0, 100_000, 100):
+                broker.put(*(Message(f"t/{one}", payload + str(number + one).encode(), qos) for one in range(100)))
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -242,30 +243,34 @@ def test_a_subscriber_that_raises_and_a_message_that_cannot_be_sent_end_nothing(
         assert broker.state().up
 
 
-def test_two_clients_of_one_name_are_told_apart_from_a_bad_line(mosquitto: Mosquitto) -> None:
-    with connected(mosquitto) as one, connected(mosquitto) as other:
-        until(lambda: "another client" in one.state().trouble + other.state().trouble, "nobody suspects a namesake")
+def test_a_stranger_cannot_fill_memory_with_what_it_leaves_on_a_topic_we_hear(mosquitto: Mosquitto) -> None:
+    heard: list[str] = []
+    with mosquitto.listening("out") as listener:
+        listener.say("in/1", b"x" * 30_000_000, retain=True)
+        with connected(mosquitto, subscriptions=["in/#"], on_message=lambda topic, _: heard.append(topic)) as broker:
+            until(lambda: "30,000,008 bytes on in/1" in broker.state().trouble, "it takes in whatever comes")
+            until(up(broker), "it does not come back")
+            broker.put(Message("out", b"still here", 1))
+            listener.wait_for("out")
+            assert "bytes on in/1. Take that message away" in broker.state().trouble
+    assert heard == []
 
 
-def test_who_rings_while_the_bell_is_answered_does_not_silence_it(
-    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+def test_two_clients_of_one_name_are_told_apart_from_a_bad_line_and_do_not_fill_the_log(
+    mosquitto: Mosquitto, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = Broker("mqtt", address(mosquitto), clock())
+    lives: list[int] = []
 
-    class Bell:
-        """Somebody rings just before the ringing is taken note of."""
+    def begin() -> list[Message]:
+        lives.append(1)
+        return []
 
-        @staticmethod
-        def recv(size: int) -> bytes:
-            made.wake()
-            return bell.recv(size)
-
-    bell = made._bell
-    made.wake()
-    monkeypatch.setattr(made, "_bell", Bell())
-    made._answer_the_bell()
-    made.wake()
-    assert bell.recv(64), "nobody is ever woken again"
+    more: dict[str, Any] = {"rate": 40.0, "on_connected": begin}
+    with connected(mosquitto, **more) as one, connected(mosquitto, **more) as other:
+        until(lambda: "another client" in one.state().trouble + other.state().trouble, "nobody suspects a namesake")
+        seen = len(lives)
+        until(lambda: len(lives) > seen + 2, "it is not tried again")
+    assert len(capsys.readouterr().out.splitlines()) <= 8, "each first up, first down, the suspicion, perhaps a last up"
 
 
 def test_memory_has_a_bound_in_topics_too(mosquitto: Mosquitto) -> None:

@@ -55,6 +55,9 @@ CONNECT_WITHIN = 10.0
 GOODBYE_WITHIN = 0.6
 CLOSE_WITHIN = 0.8
 
+# Bytes: nothing that anybody has to tell us is longer. What is, came to the topic from a stranger, and is not taken in.
+LARGEST = 64 * 1024
+
 SILENT = "Check the broker (frozen, or its disk full?), and the network on the way to it."
 
 
@@ -154,10 +157,14 @@ class Broker:
         self._crashed: set[str] = set()
         # What follows is the thread's alone.
         self._flying: dict[int, _Flying] = {}
-        self._moved = 0.0
+        self._began = self._moved = 0.0
         self._short_lives = 0
+        self._logged: Trouble | None = None
+        """Why it is down, as the log knows it; None where the log knows that it is up, or nothing yet."""
         self._said_will: Message | None = None
         self._ended: Trouble | None = None
+        self._deaf: Trouble | None = None
+        """Why nothing is subscribed to any more."""
 
     # Any thread
 
@@ -205,12 +212,12 @@ class Broker:
     def _run(self) -> None:
         tries = 0
         while not self._closing.is_set():
-            began = time.monotonic()
+            self._began = time.monotonic()
             trouble: Trouble | None = Trouble("an error of ours", "Its traceback is in the log: please report it.")
             with self._guarded("connection"):
                 trouble = self._connection()
             was_up = self._up
-            steady = was_up and time.monotonic() - began >= STEADY / self._clock.rate
+            steady = was_up and time.monotonic() - self._began >= STEADY / self._clock.rate
             self._short_lives = self._short_lives + 1 if was_up and not steady else 0
             if self._short_lives > 1:
                 trouble = self._thrown_out(trouble) if trouble else None
@@ -259,6 +266,9 @@ class Broker:
         except (OSError, ValueError) as exc:
             return why(exc, address)
         self._moved = time.monotonic()
+        if isinstance(sock := client.socket(), socket.socket):
+            # Little is to be heard, and paho reads a hundred times before we see what is coming in.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LARGEST)
         while (sock := client.socket()) is not None:
             if self._closing.is_set():
                 self._say_goodbye(client)
@@ -268,7 +278,12 @@ class Broker:
                 return Trouble(because, "The connection is made anew by itself.")
             if self._up:
                 self._feed(client)
+                if self._logged is not None and time.monotonic() - self._began >= STEADY / self._clock.rate:
+                    self._log_up()
             self._turn(client, min(5.0, self._keepalive() / 4))
+            if self._too_long(client):
+                sock.close()
+                return self._deaf
             if len(self._flying) >= WINDOW and time.monotonic() - self._moved > self._patience():
                 sock.close()  # no good-bye, so that the broker says the will when it comes round
                 return Trouble(f"{address.where} acknowledges nothing", SILENT)
@@ -300,6 +315,18 @@ class Broker:
                 while client.socket() is sock and isinstance(sock, ssl.SSLSocket) and sock.pending():
                     client.loop_read()
         client.loop_misc()
+
+    def _too_long(self, client: Client) -> bool:
+        """Whether a message is coming in that would fill memory: paho takes whatever comes, up to 256 MB."""
+        coming = client._in_packet
+        if coming["remaining_length"] <= LARGEST:
+            return False
+        topic = bytes(coming["packet"][2:202]).decode("utf-8", "replace")
+        if len(coming["packet"]) > 2:
+            topic = topic[: int.from_bytes(coming["packet"][:2])]
+        hint = "Take that message away there, then restart the gateway; until then it listens to nobody."
+        self._deaf = Trouble(f"somebody said {coming['remaining_length']:,} bytes on {topic}", hint)
+        return True
 
     def _answer_the_bell(self) -> None:
         with suppress(OSError):
@@ -350,10 +377,11 @@ class Broker:
             given_back = {one.message.topic: one.message for one in flying if not one.in_order}
             self._waiting = {**given_back, **self._waiting}
             self._make_room()
-            before, self._trouble = self._trouble, trouble
+            self._trouble = trouble
             if was_up or self._since is None:
                 self._up, self._since = False, self._clock.now()
-        if trouble is not None and before != trouble:
+        if trouble is not None and trouble != self._logged:
+            self._logged = trouble
             log.warning("output_down", output=self.name, error=trouble.text, hint=trouble.hint)
         if was_up:
             with self._guarded("on_lost"):
@@ -389,7 +417,8 @@ class Broker:
         if reason.is_failure:
             self._ended = refusal(str(reason), self._address)
             return
-        if self._subscriptions:
+        self._refused = self._deaf
+        if self._subscriptions and self._deaf is None:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
         with self._lock:
             before = dict(self._waiting)
@@ -401,9 +430,10 @@ class Broker:
             }
             self._waiting = {**first, **kept}
             self._make_room()
-            told, self._trouble = self._trouble is not None, None
+            self._trouble = None
             self._up, self._since = True, self._clock.now()
-        (log.warning if told else log.info)("output_up", output=self.name, broker=self._address.where)
+        if self._short_lives == 0:
+            self._log_up()
 
     def _disconnected(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if self._ended is not None:
@@ -432,10 +462,17 @@ class Broker:
             log.warning("output_refused", output=self.name, error=self._refused.text, hint=hint)
 
     def _heard(self, _client: object, _data: object, message: MQTTMessage) -> None:
+        if len(message.payload) > LARGEST:
+            return
         with self._guarded("on_message"):  # what a stranger sends must not end the connection
             self._on_message(message.topic, bytes(message.payload))
 
     # Words
+
+    def _log_up(self) -> None:
+        """After a connection that did not last, not before this one does: two lines a minute would help nobody."""
+        (log.info if self._logged is None else log.warning)("output_up", output=self.name, broker=self._address.where)
+        self._logged = None
 
     def _thrown_out(self, trouble: Trouble) -> Trouble:
         return Trouble(
