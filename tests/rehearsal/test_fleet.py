@@ -8,17 +8,21 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from heliograph import library
 from heliograph.cli.fleet import command
+from heliograph.core.durations import duration
 from heliograph.core.errors import UsageError
 from heliograph.outputs.broker import Address, Broker, Message
 from heliograph.rehearsal.fleet import Plan, Spoken, Target, account, packet, send, speak, timeline
+from heliograph.settings import BusSettings, MqttSettings
 from tests.fakes import FakeClock
 from tests.outputs.mosquitto import Mosquitto, mosquitto, needs_mosquitto, until
 
@@ -171,6 +175,22 @@ def test_the_two_weeks_before_the_start_are_retained() -> None:
     assert account(spoken, TENTH).retained == len(days) + 2 + 3 * 2
 
 
+def test_home_assistant_costs_its_discovery_at_each_connect_and_nothing_more() -> None:
+    plain, announced = (account(speak(one, 0, TENTH), TENTH) for one in (plan(), replace(plan(), home_assistant="ha")))
+    assert announced.total == plain.total
+    assert announced.start.payload > plain.start.payload + 1000
+    assert announced.retained > plain.retained
+
+
+def test_a_sparkplug_node_is_born_and_says_its_data_in_fewer_messages() -> None:
+    """Read back by their topics; what is in them is checked in tests/outputs."""
+    spoken = speak(replace(plan(), sparkplug="solar"), 3, TENTH)
+    kinds = [one.message.topic.split("/")[2] for one in spoken]
+    assert kinds[:3] == ["NBIRTH", "DBIRTH", "DBIRTH"] and set(kinds[3:]) <= {"NDATA", "DDATA"}
+    assert all(one.message.topic.split("/")[3] == plan().site(3) for one in spoken)
+    assert 0 < account(spoken, TENTH).total.messages < account(speak(plan(), 3, TENTH), TENTH).total.messages
+
+
 def test_gateways_speak_one_after_another_within_a_poll_period() -> None:
     one = plan()
     patterns = [[Spoken(0.0, Message(f"heliograph/{one.site(0)}/status", b"online"))]]
@@ -216,6 +236,18 @@ def test_what_a_bridge_leaves_out_is_not_counted() -> None:
     assert set(part["messages_by_topic"]) == {"active_power", "production_total"}
     assert part["messages_by_topic"]["active_power"] == whole["messages_by_topic"]["active_power"]
     assert 0 < part["total"]["mqtt_up_bytes"] < whole["total"]["mqtt_up_bytes"]
+
+
+def test_the_verb_counts_what_a_gateway_with_default_settings_sends() -> None:
+    defaults = {option.name: option.get_default(click.Context(command)) for option in command.params}
+    shipped = {name: field.default for name, field in MqttSettings.model_fields.items()}
+    assert {name: duration(str(defaults[name])) for name in ("every", "heartbeat")} == {
+        name: shipped[name] for name in ("every", "heartbeat")
+    }
+    assert [defaults[name] for name in ("dead_band", "qos", "root")] == [
+        shipped[name] for name in ("dead_band", "qos", "root")
+    ]
+    assert duration(str(defaults["poll"])) == BusSettings.model_fields["every"].default
 
 
 @needs_mosquitto

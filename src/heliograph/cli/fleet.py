@@ -54,10 +54,12 @@ def _duration(_context: click.Context, option: click.Parameter, text: str) -> ti
 @click.option("--zone", metavar="IANA", default="Asia/Singapore", show_default=True, help="Where the sites are.")
 @click.option("--poll", default="10s", show_default=True, callback=_duration, help="As [[bus]] every.")
 @click.option("--every", default="10s", show_default=True, callback=_duration, help="As [mqtt] every.")
-@click.option("--dead-band", type=click.FloatRange(0, 50), default=0.5, show_default=True, help="As [mqtt] dead_band.")
+@click.option("--dead-band", type=click.FloatRange(0, 50), default=1.0, show_default=True, help="As [mqtt] dead_band.")
 @click.option("--heartbeat", default="5m", show_default=True, callback=_duration, help="As [mqtt] heartbeat.")
 @click.option("--qos", type=click.IntRange(0, 1), default=1, show_default=True, help="As [mqtt] qos.")
 @click.option("--root", default="heliograph", show_default=True, help="As [mqtt] root.")
+@click.option("--home-assistant", is_flag=True, help="As [mqtt] home_assistant: announced there at each connect.")
+@click.option("--sparkplug", metavar="GROUP", help="As [sparkplug] of that group, in place of [mqtt].")
 @click.option("--only", metavar="NAME,NAME", help="Only topics that end so; as a bridge that names what goes out.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the clouds.")
 @click.option("--broker", metavar="URL", help="mqtt://HOST[:PORT] or mqtts://; send it there.")
@@ -85,6 +87,8 @@ def command(
     heartbeat: timedelta,
     qos: int,
     root: str,
+    home_assistant: bool,
+    sparkplug: str | None,
     only: str | None,
     seed: int,
     broker: str | None,
@@ -115,6 +119,8 @@ def command(
         heartbeat=heartbeat,
         qos=qos,
         root=root,
+        home_assistant="homeassistant" if home_assistant else None,
+        sparkplug=sparkplug,
         seed=seed,
     )
     span = timedelta(hours=hours)

@@ -106,9 +106,10 @@ class Sparkplug:
         meters: Sequence[Meter],
         past: Past,
         memory: Path | None = None,
+        connection: type[Broker] = Broker,
     ) -> None:
         """`memory`: a small file for what has to outlive the process: the last bdSeq, and since when a host misses
-        something."""
+        something. `connection`: what speaks to the broker; a rehearsal of many gateways has one of its own."""
         self._clock, self._role, self._past, self._memory = clock, role, past, memory
         self._meters = {meter.id: meter for meter in meters}
         self._lock = threading.RLock()
@@ -137,7 +138,7 @@ class Sparkplug:
         self._replay = threading.Thread(target=self._replays, name="sparkplug history", daemon=True)
         to_us = [f"spBv1.0/{role.group}/NCMD/{role.node}", f"spBv1.0/{role.group}/DCMD/{role.node}/+"]
         self._state_topic = None if role.host is None else f"spBv1.0/STATE/{role.host}"
-        self._broker = Broker(
+        self._broker = connection(
             self.name,
             address,
             clock,

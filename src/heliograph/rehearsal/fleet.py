@@ -26,11 +26,16 @@ from heliograph.core import daily, quantity
 from heliograph.core.decode import shortest_float32
 from heliograph.core.errors import HeliographError
 from heliograph.core.health import Health, MeterHealth, OutputHealth, ProofHealth, UplinkHealth
-from heliograph.core.registers import MeterMap
+from heliograph.core.plan import LineCost
+from heliograph.core.plan import plan as requests
+from heliograph.core.registers import MeterMap, Timing
 from heliograph.core.shown import DayFigure, Sample
+from heliograph.core.site import Meter
 from heliograph.outputs.broker import Address, Broker, Message, authorities
+from heliograph.outputs.home_assistant import HomeAssistant, Site
 from heliograph.outputs.mqtt import Mqtt, Policy, Topics
-from heliograph.rehearsal.meter import SimulatedMeter
+from heliograph.outputs.sparkplug import Role, Sparkplug
+from heliograph.rehearsal.meter import SimulatedMeter, usual_kw
 from heliograph.rehearsal.sun import Sky
 
 PICTURE = timedelta(seconds=30)
@@ -72,6 +77,9 @@ class Plan:
     heartbeat: timedelta = timedelta(minutes=5)
     qos: int = 1
     root: str = "heliograph"
+    home_assistant: str | None = None
+    sparkplug: str | None = None
+    """A group: the gateways are edge nodes of it, and say nothing else."""
     latitude: float = 1.35
     seed: int = 1
 
@@ -163,15 +171,7 @@ def speak(plan: Plan, number: int, span: timedelta, connection: type[Broker] = T
     """Everything a gateway says from its start on, connected all the while; it has been running for two weeks."""
     clock = Stopwatch(plan.start)
     names = tuple(f"meter-{one:02d}" for one in range(1, plan.meters + 1))
-    output = Mqtt(
-        Address("127.0.0.1", 1883, plan.site(number)),
-        Topics(plan.root, plan.site(number)),
-        names,
-        Policy(plan.every, plan.dead_band, plan.heartbeat),
-        clock,
-        qos=plan.qos,
-        connection=connection,
-    )
+    output = _output(plan, number, names, clock, connection)
     site = _Site(plan, number, names)
     output.start()
     end, picture = plan.start + span, plan.start
@@ -182,7 +182,41 @@ def speak(plan: Plan, number: int, span: timedelta, connection: type[Broker] = T
             output.picture(*site.picture(clock.at))
             picture += PICTURE
         clock.at += plan.poll
-    return clock.tape.spoken if clock.tape is not None else []
+    spoken = list(clock.tape.spoken) if clock.tape is not None else []
+    output.close()
+    return spoken
+
+
+def _output(
+    plan: Plan, number: int, names: Sequence[str], clock: Stopwatch, connection: type[Broker]
+) -> Mqtt | Sparkplug:
+    """As app.py makes it of the configuration."""
+    address = Address("127.0.0.1", 1883, plan.site(number))
+    meters = tuple(
+        Meter(
+            name,
+            "rs485",
+            unit,
+            plan.map,
+            "",
+            plan.map.production or "energy_export",
+            usual_kw(plan.map),
+            Timing(),
+            plan.poll,
+            timedelta(minutes=1),
+        )
+        for unit, name in enumerate(names, 1)
+    )
+    if plan.sparkplug is not None:
+        role = Role(plan.sparkplug, plan.site(number), None, plan.every, plan.dead_band)
+        return Sparkplug(address, clock, role, meters, lambda *_: (), connection=connection)
+    topics = Topics(plan.root, plan.site(number))
+    rider = None
+    if (prefix := plan.home_assistant) is not None:
+        site = Site(prefix, topics, meters, ("redex",), frozenset(), ("rs485",), plan.heartbeat, plan.qos)
+        rider = HomeAssistant(site)
+    policy = Policy(plan.every, plan.dead_band, plan.heartbeat)
+    return Mqtt(address, topics, names, policy, clock, qos=plan.qos, rider=rider, connection=connection)
 
 
 class _Site:
@@ -204,9 +238,13 @@ class _Site:
             )
             for seed in (plan.seed + DISTINCT * number + one for one in range(min(DISTINCT, len(names))))
         ]
+        blocks = requests(
+            plan.map, None, LineCost(0.0, 0.0, 0.0, 0.0), production=plan.map.production or "energy_export"
+        )
         self._read = [
             (register.quantity, register.type.startswith("float"), known.kind == "counter")
-            for register in plan.map.registers
+            for block in blocks
+            for register in block.registers
             if (known := quantity.find(register.quantity)) is not None and known.kind in ("instant", "counter")
         ]
 
