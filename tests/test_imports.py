@@ -51,6 +51,7 @@ ONLY_IN = {
     "serial": {"bus"},
     "httpx": {"uplink"},
     "paho": {"outputs"},
+    "google": {"outputs.sparkplug_payload", "outputs.sparkplug_b_pb2"},  # 6 MB
     "prometheus_client": {"outputs.metrics"},
     "sqlite3": {"store", "cli.version", "support"},  # the latter only say which SQLite it is
     "sqlite_utils": {"store"},

@@ -125,9 +125,10 @@ class App:
         if (mqtt := self.config.settings.mqtt) is not None:
             found.append(_mqtt(mqtt, self.config.settings, self.clock, self.meters))
         if (metrics := self.config.settings.metrics) is not None:
-            found.append(_metrics(metrics, self.config.settings.site.id, self.clock, self.meters))
+            site = self.config.settings.site.id
+            found.append(_installed("metrics", lambda: _metrics(metrics, site, self.clock, self.meters)))
         if (sparkplug := self.config.settings.sparkplug) is not None:
-            found.append(_sparkplug(sparkplug, self))
+            found.append(_installed("sparkplug", lambda: _sparkplug(sparkplug, self)))
         return found
 
     def web_token(self) -> Callable[[], str]:
@@ -593,6 +594,16 @@ def _home_assistant(
             chosen.qos,
         )
     )
+
+
+def _installed(table: str, make: Callable[[], Output]) -> Output:
+    """What needs an extra is no reason not to meter where that is not installed."""
+    from heliograph.outputs.absent import Absent
+
+    try:
+        return make()
+    except ModuleNotFoundError as error:
+        return Absent(table, error.name)
 
 
 def _metrics(chosen: MetricsSettings, site: str, clock: Clock, meters: tuple[Meter, ...]) -> Output:
