@@ -17,27 +17,30 @@ import threading
 import traceback
 import tracemalloc
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
+from heliograph.app import load
 from heliograph.clock import RehearsalClock
+from heliograph.core.answer import Answer, found
 from heliograph.core.health import Health, MeterHealth, OutputHealth, ProofHealth, UplinkHealth
 from heliograph.core.shown import DayFigure, Sample
 from heliograph.outputs import broker
-from heliograph.outputs.broker import Address
-from heliograph.outputs.mqtt import Mqtt, Policy, Topics
-from heliograph.outputs.sparkplug import Role, Sparkplug
 from heliograph.ports import Output
+from heliograph.settings import Settings
+from heliograph.web import server
 from tests.contracts import peers
 from tests.contracts.peers import LIMIT, Broker, Peer, until
-from tests.fakes import START, a_meter
+from tests.fakes import START
 
 T = TypeVar("T")
 USER, PASSWORD = "gateway", "pa55-word-of-the-broker"
@@ -58,8 +61,16 @@ DEAD = (
     peers.HalfHandshake,
     peers.WrongPassword,
 )
-LONG = (peers.NeverAnswers, peers.NeverReads, peers.Broker)
-"""With these all samples are shown: nothing is connected, nothing is taken, and everything is."""
+# What these three share with mqtt is its connection, which meets every peer there is.
+SOME = (peers.Refuses, peers.NeverAnswers, peers.NeverReads, peers.WrongPassword, peers.Broker)
+PEERS = {"mqtt": (*DEAD, peers.Broker), "home assistant": SOME, "sparkplug": SOME, "plain": SOME}
+LONG = {
+    "mqtt": (peers.NeverAnswers, peers.NeverReads),
+    "home assistant": (peers.Broker,),
+    "sparkplug": (peers.NeverReads, peers.Broker),
+    "plain": (peers.NeverReads,),
+}
+"""With these ten thousand samples are shown: nothing is connected, nothing is taken, everything is."""
 
 
 # What outputs are shown
@@ -71,12 +82,9 @@ def sample(number: int, meter: str) -> Sample:
     if number % 50 == 17:
         return Sample(meter, at, error="no answer from unit 1, input 0x0048+4")
     chance = random.Random(number)
-    power = chance.uniform(1000, 50_000)
     values: dict[str, float | int | str] = {
-        "active_power": power,
+        "active_power": chance.uniform(1000, 50_000),
         "energy_export": 41_230_700 + 37 * number,
-        "voltage_l1": chance.uniform(220, 240),
-        "frequency": chance.uniform(49, 51),
     }
     return Sample(meter, at, values, doubt="counter fell" if number % 50 == 18 else "", took=0.1)
 
@@ -116,6 +124,8 @@ class Place:
     peer: Peer
     folder: Path
     clock: RehearsalClock = field(default_factory=lambda: RehearsalClock(START, RATE))
+
+    answer: Callable[[str, str], Answer] = lambda _method, _target: found("well")
 
     @property
     def password_file(self) -> Path:
@@ -219,30 +229,71 @@ class Plain:
 
 RATE = 100.0
 """Of the clock, so that a next try comes soon."""
-PATIENCE = 1.0
+PATIENCE = 0.6
 """Real seconds an output here waits for a peer that holds it: a few calls are made in less, or the next time."""
 
 
-def address(place: Place) -> Address:
-    """As `app` makes it of a configuration."""
-    peer = place.peer
-    path = place.password_file
-    ca = peers.certificate(place.folder) if peer.tls else None
-    return Address(peer.host, peer.port, "gateway-1", tls=peer.tls, username=USER, password=path.read_text, ca=ca)
-
-
-def mqtt(place: Place) -> Output:
-    policy = Policy(timedelta(0), 0, timedelta(minutes=5))
-    return Mqtt(address(place), Topics("heliograph", "site"), METERS, policy, place.clock)
-
-
-def sparkplug(place: Place) -> Output:
-    meters = [a_meter(id) for id in METERS]
-    return Sparkplug(address(place), place.clock, Role("solar", "site"), meters, lambda *_: (), place.folder / "memory")
-
-
 Make = Callable[[Place], Output]
-DIALLING: dict[str, Make] = {"plain": Plain, "mqtt": mqtt, "sparkplug": sparkplug}
+SITE = """
+[site]
+id = "site"
+timezone = "Asia/Singapore"
+data_dir = "{folder}/data"
+[clock]
+trust = "always"
+[[bus]]
+id = "lan"
+url = "tcp://127.0.0.1:1"
+"""
+METER = """
+[[meter]]
+id = "{id}"
+bus = "lan"
+unit = {unit}
+map = "eastron-sdm630"
+rated_kw = 50
+"""
+BROKER = """
+url = "{url}"
+username = "{user}"
+password = {{ file = "{password}" }}
+"""
+ALL_OF_IT = 'every = "1s"\ndead_band = 0\n'
+SECTIONS = {
+    "mqtt": f"[mqtt]{BROKER}{ALL_OF_IT}",
+    "home assistant": f'[mqtt]{BROKER}{ALL_OF_IT}home_assistant = "homeassistant"\n',
+    "sparkplug": f'[sparkplug]{BROKER}{ALL_OF_IT}group = "fleet"\n',
+    "metrics": '[metrics]\nlisten = "127.0.0.1:{port}"\n',
+    "web": '[web]\nlisten = "127.0.0.1:{port}"\ntoken = {{ file = "{password}" }}\n',
+}
+"""The outputs that a configuration can have, each by itself."""
+NO_OUTPUTS = {"site", "bus", "meter", "uplink", "close", "clock", "retention"}
+"""The other tables of a configuration."""
+
+
+def configured(section: str, place: Place, port: int) -> Output:
+    """The one output of a site with this section."""
+    peer, folder = place.peer, place.folder
+    text = SITE.format(folder=folder) + "".join(METER.format(id=id, unit=n) for n, id in enumerate(METERS, 1))
+    ca = f'ca_file = "{peers.certificate(folder)}"\n' if peer.tls else ""
+    url = f"mqtt{'s' if peer.tls else ''}://{peer.host}:{peer.port}"
+    text += SECTIONS[section].format(url=url, user=USER, password=place.password_file, port=port) + ca
+    (folder / "config.toml").write_text(text)
+    app = load(folder / "config.toml", place.clock, secrets="must be there")
+    if section == "web":  # what it answers with is the daemon's
+        return server.Web("127.0.0.1", port, app.web_token(), place.answer, place.clock)
+    (output,) = app.outputs()
+    return output
+
+
+def dialling(section: str) -> Make:
+    return lambda place: configured(section, place, place.peer.port)
+
+
+DIALLING: dict[str, Make] = {
+    "plain": Plain,
+    **{section: dialling(section) for section in ("mqtt", "home assistant", "sparkplug")},
+}
 """Outputs that dial a peer."""
 
 
@@ -251,6 +302,7 @@ def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers are given up soon: what is shown here does not depend on how long that takes."""
     monkeypatch.setattr(broker, "CONNECT_WITHIN", PATIENCE)
     monkeypatch.setattr(broker, "LEAST_KEEPALIVE", 1)
+    monkeypatch.setattr(server, "HEADER_WITHIN", PATIENCE)
 
 
 # Who watches
@@ -359,7 +411,7 @@ def show(caller: Caller, output: Output, first: int, rounds: int, *, profile: bo
             caller(output.state, profile=profile)
 
 
-ATTEMPTS = 4
+ATTEMPTS = 3
 
 
 def show_while_held(caller: Caller, output: Output, peer: Peer) -> None:
@@ -401,9 +453,8 @@ def life(make: Make, peer: Peer, folder: Path, rounds: int = 0, patience: float 
             caller.faults.extend(told(output, peer, patience))
             if rounds:
                 caller.faults.extend(grown(caller, output, rounds))
-                state = output.state()
-                if isinstance(peer, peers.NeverReads) and not state.left_out and state.up:
-                    caller.faults.append("does not say that nothing is taken")
+                if isinstance(peer, peers.NeverReads):
+                    until(lambda: output.state().left_out or not output.state().up, "it says that nothing is taken")
             caller(output.close, may_wait=True)
             if not all(one.daemon for one in new()):
                 caller.faults.append("holds up the end of the process")
@@ -485,20 +536,246 @@ def place(tmp_path: Path) -> Iterator[Callable[[type[Peer]], Peer]]:
         one.close()
 
 
-@pytest.mark.parametrize("kind", [*DEAD, Broker], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("make", DIALLING.values(), ids=DIALLING.keys())
+def each(table: Mapping[str, Sequence[type[Peer]]]) -> pytest.MarkDecorator:
+    cases = [(name, kind) for name in DIALLING for kind in table[name]]
+    return pytest.mark.parametrize(("name", "kind"), cases, ids=[f"{name}-{kind.__name__}" for name, kind in cases])
+
+
+@each(PEERS)
 def test_whatever_the_peer_does_nothing_raises_waits_or_stays(
-    make: Make, kind: type[Peer], place: Callable[[type[Peer]], Peer], tmp_path: Path
+    name: str, kind: type[Peer], place: Callable[[type[Peer]], Peer], tmp_path: Path
 ) -> None:
-    assert life(make, place(kind), tmp_path) == []
+    assert life(DIALLING[name], place(kind), tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", LONG, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("make", DIALLING.values(), ids=DIALLING.keys())
+@each(LONG)
 def test_after_ten_thousand_samples_no_more_is_held_than_after_a_thousand(
-    make: Make, kind: type[Peer], place: Callable[[type[Peer]], Peer], tmp_path: Path
+    name: str, kind: type[Peer], place: Callable[[type[Peer]], Peer], tmp_path: Path
 ) -> None:
-    assert life(make, place(kind), tmp_path, ROUNDS) == []
+    assert life(DIALLING[name], place(kind), tmp_path, ROUNDS) == []
+
+
+# Who is asked
+
+
+class Plainly:
+    """An output that is asked: its newest sample as a page, by the standard library's server. What is `wrong` with it
+    is for the suite to find."""
+
+    name = "plainly"
+
+    def __init__(self, place: Place, port: int, wrong: str = "") -> None:
+        self._clock, self._port, self._wrong = place.clock, port, wrong
+        self._server: HTTPServer | None = None
+        self._last: Sample | None = None
+        self._since, self._trouble = place.clock.now(), ""
+
+    def start(self) -> None:
+        output = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = None if output._wrong in ("one at a time", "a thread each") else 0.02
+
+            def do_GET(self) -> None:
+                body = repr(output._last).encode() + (b"x" * 5_000_000 if output._wrong == "one at a time" else b"")
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *given: Any) -> None:
+                del format, given
+
+        class Server(ThreadingHTTPServer if self._wrong == "a thread each" else HTTPServer):  # type: ignore[misc]  # one of two
+            request_queue_size = 2 * CONNECTIONS
+
+            def handle_error(self, *given: object) -> None:
+                del given
+
+        try:
+            self._server = Server(("127.0.0.1", self._port), Handler)
+        except OSError:
+            if self._wrong == "raises":
+                raise
+            self._trouble = f"port {self._port} is taken. Choose another one, or end the program that listens there."
+            return
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="plainly", daemon=True).start()
+
+    def sample(self, sample: Sample) -> None:
+        self._last = sample
+
+    def picture(self, health: Health, days: Sequence[DayFigure]) -> None:
+        """Nobody asks for it."""
+
+    def state(self) -> OutputHealth:
+        where = f"http://127.0.0.1:{self._port}/"
+        return OutputHealth(self.name, where, self._server is not None, self._since, self._trouble)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.server_close()
+            if self._wrong != "goes on":
+                threading.Thread(target=self._server.shutdown, name="plainly", daemon=True).start()
+
+
+MakeAsked = Callable[[Place, int], Output]
+
+
+def asked(section: str) -> MakeAsked:
+    return lambda place, port: configured(section, place, port or free_port())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+ASKED: dict[str, MakeAsked] = {"plainly": Plainly, "metrics": asked("metrics"), "web": asked("web")}
+"""Outputs that listen."""
+RUDE = {
+    "half a request": b"GET /metrics HTTP/1.1\r\nHost: gate",
+    "nothing at all": b"",
+    "never reads": b"GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n" * 5,
+    "garbage": bytes(range(256)) * 40,
+    "a hello of TLS": b"\x16\3\1\0\xa5\1\0\0\xa1\3\3" + bytes(100),
+    "a body that never comes": b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000000000\r\n\r\n",
+}
+CONNECTIONS = 40
+MOST_THREADS = 6
+
+
+@contextmanager
+def rude(port: int, said: bytes) -> Iterator[None]:
+    """As many clients as nobody has; each says so much, and then nothing, and reads nothing."""
+    clients = [socket.socket() for _ in range(CONNECTIONS)]
+    try:
+        for one in clients:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            one.setblocking(False)
+            with suppress(OSError):
+                one.connect(("127.0.0.1", port))
+        for one in clients:
+            with suppress(OSError):
+                one.send(said)
+        yield
+    finally:
+        for one in clients:
+            one.close()
+
+
+def answered(where: str, patience: float) -> bool:
+    """Whether somebody who asks as one should is answered, whatever the answer is."""
+    url = urlsplit(where)
+    try:
+        with socket.create_connection((url.hostname, url.port), patience) as connection:
+            connection.sendall(f"GET {url.path or '/healthz'} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n".encode())
+            return connection.recv(100).startswith(b"HTTP/1.")
+    except OSError:
+        return False
+
+
+def asked_life(make: MakeAsked, folder: Path, said: bytes, rounds: int = 0, patience: float = LIMIT) -> list[str]:
+    """An output from its start to its end, beside clients of one kind. What was wrong."""
+    place = Place(Peer(folder), folder)
+    place.peer.close()
+    gc.collect()
+    with nothing_left() as new:
+
+        def work(caller: Caller) -> None:
+            output = make(place, 0)
+            caller(output.start)
+            until(lambda: output.state().up, "it listens")
+            where = output.state().where
+            port = urlsplit(where).port
+            assert port
+            with rude(port, said):
+                show(caller, output, 0, 10)
+                try:
+                    until(lambda: answered(where, min(patience, 5)), "a friend is answered", patience)
+                except AssertionError:
+                    caller.faults.append("does not answer a friend")
+                if len(new()) > MOST_THREADS:
+                    caller.faults.append(f"has {len(new())} threads for {CONNECTIONS} clients")
+                if rounds:
+                    caller.faults.extend(grown(caller, output, rounds))
+                caller.faults.extend(f"holds up the end: {one}" for one in new() if not one.daemon)
+                caller(output.close, may_wait=True)
+            caller(output.close, may_wait=True)
+            show(caller, output, 100_000, 2)
+
+        faults = watched(work)
+        if not faults:
+            with suppress(AssertionError):
+                until(lambda: not new(), "its threads end", patience)
+            faults += [f"{one.name} goes on after close" for one in new()]
+    return faults
+
+
+@pytest.mark.parametrize("kind", RUDE)
+@pytest.mark.parametrize("name", ASKED)
+def test_whatever_clients_do_nothing_raises_waits_or_stays(name: str, kind: str, tmp_path: Path) -> None:
+    rounds = ROUNDS if kind == "never reads" else 0
+    assert asked_life(ASKED[name], tmp_path, RUDE[kind], rounds) == []
+
+
+@pytest.mark.parametrize("make", ASKED.values(), ids=ASKED.keys())
+def test_a_port_that_is_taken_is_told(make: MakeAsked, tmp_path: Path) -> None:
+    assert taken(make, tmp_path) == []
+
+
+def taken(make: MakeAsked, folder: Path, patience: float = LIMIT) -> list[str]:
+    peer = Peer(folder)
+    with nothing_left() as new:
+
+        def work(caller: Caller) -> None:
+            output = make(Place(peer, folder), peer.port)
+            caller(output.start)
+            with suppress(AssertionError):
+                until(lambda: output.state().trouble, "it says what is wrong", patience)
+            caller.faults.extend(said(output.state()))
+            if f":{peer.port}" not in output.state().where:
+                caller.faults.append(f"does not say where: {output.state().where!r}")
+            show(caller, output, 0, 10)
+            caller(output.close, may_wait=True)
+            until(lambda: not new(), "its threads end")
+
+        faults = watched(work)
+    peer.close()
+    return faults
+
+
+def test_an_answer_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+    """As when a card does not answer: not the next one who asks, not the end of the output, not that of the process."""
+    asked_for, let_go = threading.Event(), threading.Event()
+
+    def hangs(_method: str, target: str) -> Answer:
+        if target != "/healthz":
+            asked_for.set()
+            let_go.wait()
+        return found("well")
+
+    with nothing_left() as new:
+        output = configured("web", Place(Peer(tmp_path), tmp_path, answer=hangs), free_port())
+        output.start()
+        until(lambda: output.state().up, "it listens")
+        where = output.state().where
+        url = urlsplit(where)
+        with socket.create_connection((url.hostname, url.port)) as one:
+            one.sendall(f"GET /api/v1/status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {PASSWORD}\r\n\r\n".encode())
+            assert asked_for.wait(LIMIT)
+            until(lambda: answered(where, 5), "a friend is answered")
+            output.close()
+        assert all(one.daemon for one in new()), new()
+        let_go.set()
+        until(lambda: not new(), "its threads end")
+
+
+def test_every_output_that_can_be_configured_is_here() -> None:
+    tables = set(re.findall(r"(?m)^\[(\w+)\]$", "\n".join(SECTIONS.values())))
+    assert tables == set(Settings.model_fields) - NO_OUTPUTS
+    assert set(SECTIONS) == (set(DIALLING) | set(ASKED)) - {"plain", "plainly"}
 
 
 # The suite finds what it is for
@@ -523,5 +800,25 @@ def test_an_output_that_breaks_its_promise_is_found_out(
 ) -> None:
     kind, found = WRONG[wrong]
     rounds = ROUNDS if wrong == "grows" else 0
-    faults = life(lambda given: Plain(given, wrong), place(kind), tmp_path, rounds, patience=1.0)
+    faults = life(lambda given: Plain(given, wrong), place(kind), tmp_path, rounds, patience=0.5)
     assert any(found in fault for fault in faults), faults
+
+
+RUDELY_WRONG = {
+    "one at a time": ("never reads", "does not answer a friend"),
+    "a thread each": ("half a request", "threads for"),
+    "goes on": ("nothing at all", "goes on after close"),
+}
+
+
+@pytest.mark.parametrize("wrong", RUDELY_WRONG)
+def test_an_output_that_clients_can_hold_is_found_out(wrong: str, tmp_path: Path) -> None:
+    kind, found = RUDELY_WRONG[wrong]
+    faults = asked_life(lambda place, port: Plainly(place, port, wrong), tmp_path, RUDE[kind], patience=1.0)
+    assert any(found in fault for fault in faults), faults
+
+
+def test_an_output_that_raises_where_its_port_is_taken_is_found_out(tmp_path: Path) -> None:
+    assert any(
+        "start raised" in fault for fault in taken(lambda place, port: Plainly(place, port, "raises"), tmp_path, 1.0)
+    )
