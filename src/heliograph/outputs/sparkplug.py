@@ -55,9 +55,10 @@ MOST_TEXT = 1000
 MOST_TOLD = 20
 """Names of foreign commands that are told once each."""
 
+SELDOM = int(ENERGY_EVERY / timedelta(milliseconds=1) * EARLY)
 OF_A_METER = (
-    Named(PRODUCTION_TOTAL.name, Type.INT64, PRODUCTION_TOTAL.unit),
-    Named(PRODUCTION_TODAY.name, Type.INT64, PRODUCTION_TODAY.unit),
+    Named(PRODUCTION_TOTAL.name, Type.INT64, PRODUCTION_TOTAL.unit, every=SELDOM),
+    Named(PRODUCTION_TODAY.name, Type.INT64, PRODUCTION_TODAY.unit, every=SELDOM),
     Named("state", Type.STRING),
     Named("last_day", Type.STRING),
     Named("last_day_energy", Type.INT64, "Wh"),

@@ -62,7 +62,8 @@ class _Tag:
             return True
         if value is None or value == self.value:
             return False
-        return self.at - at >= self.named.every and self.named.worth(value, self.value)
+        early = 0 <= self.at - at < self.named.every  # else its time has come, or the clock was set back
+        return not early and self.named.worth(value, self.value)
 
     def data(self, now: int) -> Metric:
         assert self.told is not None
