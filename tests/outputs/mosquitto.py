@@ -194,6 +194,12 @@ class Listener:
         until(lambda: bool(found()), f"nobody said {payload!r} on {topic}")
         return found()[0]
 
+    def settle(self) -> None:
+        """All that was retained, or said before this, has come."""
+        self.say("settled", b"")
+        self.wait_for("settled")
+        self.messages = [one for one in self.messages if one.topic != "settled"]
+
     def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._client.publish(topic, payload, 1, retain).wait_for_publish(GENEROUS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from heliograph.app import App, drec_warning
+from heliograph.app import BROKERS, App, drec_warning
 from heliograph.cli.options import app_of, config_option, json_option, print_json
 from heliograph.core.ceiling import LOOKED_AT, TOO_MANY, Plant, ceiling_wh
 from heliograph.core.errors import StoreError
@@ -73,7 +73,7 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
 def warnings_of(app: App) -> list[str]:
     """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
     of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
-    return of_maps + _changed(app) + _of_drec(app) + _of_outputs(app)
+    return of_maps + _changed(app) + _of_drec(app) + _of_outputs(app) + _of_brokers(app)
 
 
 def _of_outputs(app: App) -> list[str]:
@@ -119,6 +119,19 @@ def _of_drec(app: App) -> list[str]:
     found = [f"uplink.drec: {words}" if (words := drec_warning(drec)) else ""]
     found += [_above(app, meter) for meter in app.meters if any(report.uplink == "drec" for report in meter.reports)]
     return [words for words in found if words]
+
+
+def _of_brokers(app: App) -> list[str]:
+    """Many sites have a broker without TLS; whoever chose that should have been told."""
+    found = []
+    for table in BROKERS:
+        broker = getattr(app.config.settings, table)
+        if broker is not None and broker.readable:
+            found.append(
+                f"{table}: mqtt:// lets everybody on the way to {broker.host} read the password. Use mqtts://, or keep"
+                " that network to yourself and give this user no more rights than it needs."
+            )
+    return found
 
 
 def _above(app: App, meter: Meter) -> str:

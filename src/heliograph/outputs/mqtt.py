@@ -40,6 +40,8 @@ VALUES_AFTER = 3.0
 """Seconds that it has for subscribing to what it learned."""
 ATTENTION = 10
 """Alarms that are spelled out."""
+LEDGER = (PRODUCTION_TOTAL.name, PRODUCTION_TODAY.name)
+"""What does not get lost with a meter's answer."""
 # What a change is measured against: a value's own size, but at least this, so that noise around zero is no news.
 LEAST: Mapping[str, float] = {"W": 1000, "VA": 1000, "var": 1000, "V": 100, "A": 1}
 # Quantities that move within a narrow range are measured against that range.
@@ -170,10 +172,10 @@ class Mqtt:
         """`connection`: what speaks to the broker; a rehearsal of many gateways has one of its own."""
         self._topics, self._meters, self._policy, self._qos, self._rider = topics, meters, policy, qos, rider
         self._lock = threading.Lock()
-        self._told: dict[str, Value] = {}
-        """By topic: the values as they were told last."""
-        self._seen: dict[str, Value] = {}
-        """By topic: the values as they were seen last."""
+        self._told: dict[tuple[str, str], Value] = {}
+        """By meter and quantity: the values as they were told last."""
+        self._seen: dict[tuple[str, str], Value] = {}
+        """The same as they were seen last."""
         self._kept: dict[str, bytes] = {}
         """By topic: retained messages as they were said last, but for values."""
         self._state_at: datetime | None = None
@@ -212,6 +214,7 @@ class Mqtt:
             said = [
                 *self._state(health),
                 *(one for meter in health.meters for one in self._totals(meter)),
+                *(one for meter in health.meters if meter.state == "stale" for one in self._silent(meter, health.at)),
                 *self._days(days),
                 *(self._taken_back(health) if health.clock_trusted else ()),
             ]
@@ -228,6 +231,13 @@ class Mqtt:
     def _available(self, meter: str, *, up: bool) -> Iterator[Message]:
         yield from self._keep(self._topics.availability(meter), b"online" if up else b"offline")
 
+    def _silent(self, meter: MeterHealth, at: datetime) -> Iterator[Message]:
+        """A line that hangs has no rounds that fail."""
+        topic = self._topics.availability(meter.id)
+        if self._kept.get(topic) == b"online":
+            yield from self._available(meter.id, up=False)
+            yield from self._values(Sample(meter.id, at, error=meter.error or "silent"))
+
     def _keep(self, topic: str, payload: bytes) -> Iterator[Message]:
         """A retained message, if it says something else than before."""
         if self._kept.get(topic) != payload:
@@ -235,13 +245,6 @@ class Mqtt:
             yield Message(topic, payload, self._qos, retain=True)
 
     def _values(self, sample: Sample) -> Iterator[Message]:
-        if sample.quality == "bad":
-            # Nobody may take the last values for current ones.
-            lost = f"{self._topics.quantity(sample.meter, '')}"
-            for topic, seen in tuple(self._seen.items()):
-                if topic.startswith(lost) and seen.at <= sample.at and not self._own(topic):
-                    yield from self._tell(topic, replace(seen, at=sample.at, value=None, quality="bad"))
-            return
         for name, number in sample.values.items():
             known = quantity.find(name)
             if known is None or known.kind not in ("instant", "counter"):
@@ -249,7 +252,11 @@ class Mqtt:
             value = Value(sample.at, number, known.unit, sample.quality)
             if isinstance(number, float) and not math.isfinite(number):
                 value = replace(value, value=None, quality="bad")
-            yield from self._tell(self._topics.quantity(sample.meter, name), value)
+            yield from self._tell(sample.meter, name, value)
+        for (meter, name), seen in tuple(self._seen.items()):
+            # Nobody may take for current what was not read this time.
+            if meter == sample.meter and name not in sample.values and name not in LEDGER:
+                yield from self._tell(meter, name, replace(seen, at=sample.at, value=None, quality="bad"))
 
     def _totals(self, meter: MeterHealth) -> Iterator[Message]:
         """From the ledger, so that a meter's swap or reset does not show in them."""
@@ -257,25 +264,20 @@ class Mqtt:
             return
         quality: Quality = "good" if meter.state == "ok" else "uncertain"
         for known, number in ((PRODUCTION_TOTAL, meter.total_wh), (PRODUCTION_TODAY, meter.today_wh)):
-            topic = self._topics.quantity(meter.id, known.name)
             if number is not None:
-                yield from self._tell(topic, Value(meter.last_at, number, known.unit, quality))
-            elif topic in self._told:
-                yield from self._tell(topic, Value(meter.last_at, None, known.unit, "bad"))
+                yield from self._tell(meter.id, known.name, Value(meter.last_at, number, known.unit, quality))
+            elif (meter.id, known.name) in self._told:
+                yield from self._tell(meter.id, known.name, Value(meter.last_at, None, known.unit, "bad"))
 
-    def _tell(self, topic: str, value: Value) -> Iterator[Message]:
-        self._seen[topic] = value
-        if worth(self._told.get(topic), value, self._policy):
-            self._told[topic] = value
-            yield self._message(topic, value)
+    def _tell(self, meter: str, name: str, value: Value) -> Iterator[Message]:
+        self._seen[meter, name] = value
+        if worth(self._told.get((meter, name)), value, self._policy):
+            self._told[meter, name] = value
+            yield self._message(meter, name, value)
 
-    def _message(self, topic: str, value: Value) -> Message:
-        return Message(topic, value.payload(), self._qos, retain=topic.endswith(f"/{PRODUCTION_TOTAL.name}"))
-
-    @staticmethod
-    def _own(topic: str) -> bool:
-        """A figure of the ledger, which does not get lost with a meter's answer."""
-        return topic.endswith((f"/{PRODUCTION_TOTAL.name}", f"/{PRODUCTION_TODAY.name}"))
+    def _message(self, meter: str, name: str, value: Value) -> Message:
+        topic = self._topics.quantity(meter, name)
+        return Message(topic, value.payload(), self._qos, retain=name == PRODUCTION_TOTAL.name)
 
     def _days(self, days: Sequence[DayFigure]) -> Iterator[Message]:
         for one in days:
@@ -310,7 +312,7 @@ class Mqtt:
 
     def _current(self) -> list[Message]:
         kept = [Message(topic, payload, self._qos, retain=True) for topic, payload in self._kept.items()]
-        values = [self._message(topic, value) for topic, value in self._seen.items()]
+        values = [self._message(meter, name, value) for (meter, name), value in self._seen.items()]
         self._told.update(self._seen)
         return [*kept, *values]
 
@@ -333,8 +335,8 @@ class Mqtt:
             said = list(self._rider.connected())
         elif now >= self._values_at:
             self._values_at = math.inf
-            with self._lock:
-                said = self._current()
+            with self._lock:  # what is retained need not be said twice
+                said = [one for one in self._current() if not one.retain]
         if said:
             self._broker.put(*said)
 
