@@ -115,7 +115,7 @@ class Checker:
             else:
                 self._data(where, name, metric)
         live = [metric.timestamp for metric in message.metrics if not metric.is_historical]
-        if kind.endswith("DATA") and live != sorted(live):
+        if live != sorted(live):
             self._wrong(where, "its metrics are not in the order of time")
 
     def _count(self, kind: str, message: Any) -> None:

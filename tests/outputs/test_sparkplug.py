@@ -95,6 +95,7 @@ class Host:
 
     def command(self, topic: str, name: str, value: bool) -> None:
         wish = decoded(b"")
+        wish.timestamp = millis(START)
         metric = wish.metrics.add()
         metric.name, metric.datatype, metric.boolean_value = name, 11, value
         self._client.publish(topic, wish.SerializeToString(), 0)

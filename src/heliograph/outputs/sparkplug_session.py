@@ -225,12 +225,17 @@ class Session:
     @staticmethod
     def _news(device: _Device, now: int) -> list[Metric]:
         names, device.news = device.news, {}
-        return sorted((device.tags[name].data(now) for name in names), key=lambda one: one.at)
+        return [device.tags[name].data(now) for name in names]
 
     def _say(self, kind: str, metrics: Sequence[Metric], now: int, device: str = "") -> Message:
-        message = Message(self._topic(kind, device), payload(metrics, now, self._seq))
+        # Within a message, births as well, values stand in the order of their moments.
+        message = Message(self._topic(kind, device), payload(sorted(metrics, key=_moment), now, self._seq))
         self._seq = (self._seq + 1) % NUMBERS
         return message
 
     def _topic(self, kind: str, device: str = "") -> str:
         return f"spBv1.0/{self._group}/{kind}/{self._node}" + (f"/{device}" if device else "")
+
+
+def _moment(metric: Metric) -> int:
+    return metric.at
