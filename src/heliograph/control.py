@@ -82,7 +82,10 @@ class Control:
                 try:
                     wish = json.loads(body) if self.command == "POST" else None
                 except ValueError:
-                    self._say(problem(400, "the body is not JSON", "Send JSON, or GET.", instance=self.path))
+                    answer = rest(self.command, self.path)
+                    if answer.status != 405:
+                        answer = problem(400, "the body is not JSON", "Send JSON, or GET.", instance=self.path)
+                    self._say(answer)
                     return
                 self._say(self._answer(wish))
 
@@ -96,8 +99,11 @@ class Control:
                         return problem(503, error.message, error.hint, instance=self.path)
                 return rest(self.command, self.path)
 
-            # The names are those of http.server.
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_QUERY = _ask
+            def __getattr__(self, name: str) -> Any:
+                """http.server looks for a do_METHOD; what a method may do is decided behind it."""
+                if name.startswith("do_"):
+                    return self._ask
+                raise AttributeError(name)
 
             def _say(self, answer: Answer) -> None:
                 self.send_response(answer.status)

@@ -29,12 +29,12 @@ from heliograph.web import server
 from heliograph.web.api import ROUTES
 from heliograph.web.server import Web
 from tests.fakes import FakeClock
-from tests.web.gateway import SECRET, Gateway, gateway
+from tests.web.gateway import SECRET, Gateway, gateway, still
 
 TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 LIMIT = 30.0
 SEED = int(os.environ.get("HELIOGRAPH_SEED") or random.randrange(1 << 32))
-EXAMPLES = int(os.environ.get("HELIOGRAPH_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("HELIOGRAPH_EXAMPLES", "5"))
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -107,12 +107,31 @@ def rest_of(one: socket.socket) -> bytes:
 # -- the document -----------------------------------------------------------------------------------------------------
 
 
+def narrowed(value: Any) -> Any:
+    """The document with names and days that are there, or nearly: by chance nobody finds those."""
+    if isinstance(value, list):
+        return [narrowed(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("in") in ("path", "query"):
+        schema = value["schema"]
+        if value["name"] in ("id", "meter", "uplink"):
+            names = ["redex", "drec"] if value["name"] == "uplink" else ["roof", "barn", "new"]
+            schema = {"type": "string", "enum": [*names, "nobody"]}
+        elif {"type": "string", "format": "date"} in schema.get("anyOf", ()):
+            days = [f"2026-03-{number}" for number in range(13, 23)]
+            schema = {"anyOf": [{"type": "string", "enum": days}, *schema["anyOf"]]}
+        return {**value, "schema": schema}
+    return {key: narrowed(one) for key, one in value.items()}
+
+
 def schemathesis(web: Web, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    (folder / "openapi.json").write_text(json.dumps(narrowed(ask(web, "/openapi.json")[2])))
     return subprocess.run(
         [
-            *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port(web)}/openapi.json"),
-            *("--header", f"Authorization: Bearer {TOKEN}", "--checks", "all", "--no-color"),
-            *("--seed", str(SEED), "--max-examples", str(EXAMPLES), *more),
+            *(sys.executable, "-m", "schemathesis.cli", "run", str(folder / "openapi.json")),
+            *("--url", f"http://127.0.0.1:{port(web)}", "--header", f"Authorization: Bearer {TOKEN}"),
+            *("--checks", "all", "--no-color", "--seed", str(SEED), "--max-examples", str(EXAMPLES), *more),
         ],
         capture_output=True,
         text=True,
@@ -126,8 +145,7 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(web: Web, tmp
     print(f"HELIOGRAPH_SEED={SEED}")
     done = schemathesis(web, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    # All but the document, which it does not ask of itself.
-    assert f"{len(ROUTES) - 1} selected / {len(ROUTES) - 1} total" in done.stdout
+    assert f"{len(ROUTES)} selected / {len(ROUTES)} total" in done.stdout
 
 
 def test_schemathesis_finds_a_wrong_type(
@@ -160,7 +178,8 @@ def test_without_the_token_nothing_is_told(web: Web, given: str) -> None:
 @pytest.mark.parametrize("given", [f"Bearer {TOKEN}", f"bearer  {TOKEN}"])
 def test_with_the_token_it_is_the_same_as_on_the_socket(roof: Gateway, web: Web, given: str) -> None:
     for target in ("/api/v1/status", "/api/v1/days?limit=3", "/api/v1/meters/roof"):
-        assert ask(web, target, Authorization=given)[::2] == (200, roof.get(target))
+        status, _, value = ask(web, target, Authorization=given)
+        assert (status, still(value)) == (200, still(roof.get(target)))
 
 
 def test_whether_it_lives_and_is_ready_anybody_may_ask_and_learns_nothing_else(roof: Gateway, web: Web) -> None:

@@ -42,6 +42,9 @@ MOST_CHARACTERS = 4_000
 LARGEST = (1 << 63) - 1
 """Row numbers are SQLite's."""
 
+EARLIEST, LATEST = date(1970, 1, 2), date(9998, 12, 31)
+"""Days whose borders can be reckoned, whatever the zone."""
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # RFC 3339, section 5.6.
 _MOMENT = re.compile(
@@ -207,12 +210,15 @@ def days(site: Site, asked: Question) -> Any:
 def explained(site: Site, asked: Question) -> Any:
     from heliograph.work.explain import Setting, explain  # only for whoever asks: it takes memory
 
+    day: date = asked.values["date"]
+    if not EARLIEST <= day <= LATEST:
+        raise Wrong(404, f"no meter was read on {day}", f"A day from {EARLIEST} to {LATEST} can be explained.")
     with _store(site) as store:
         id = _known(site, store, asked.values["meter"])
         one = next((one for one in site.app.meters if one.id == id), None)
         order, factors = site.app.adjusted(id) if one is not None else (None, {})
         setting = Setting(order, factors) if one is not None else None
-        return explain(id, asked.values["date"], store, asked.now, library.from_texts, setting)
+        return explain(id, day, store, asked.now, library.from_texts, setting)
 
 
 def outbox(site: Site, asked: Question) -> Any:
@@ -523,7 +529,9 @@ def _value(one: Parameter, text: str, today: date, zone: ZoneInfo) -> Any:
         case "moment":
             try:
                 return start_of(_day(text, today), zone)
-            except (ValueError, OverflowError):
+            except OverflowError:
+                return datetime.min.replace(tzinfo=UTC)
+            except ValueError:
                 pass
             try:
                 return _moment(text)
