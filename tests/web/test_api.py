@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from pathlib import Path
+from sqlite3 import SQLITE_IOERR
 from typing import Any
 
 import jsonschema
 import pytest
+from click.testing import CliRunner
 
+from heliograph.cli import heliograph
 from heliograph.core.answer import encoded
+from heliograph.store.connection import FILE, Fault
 from heliograph.web import api
 from heliograph.web.api import ROUTES
 from tests.web.gateway import SECRET, Gateway, gateway
@@ -227,3 +233,81 @@ def test_no_secret_is_in_any_answer(roof: Gateway) -> None:
 def test_every_route_has_been_asked() -> None:
     asked = {match[0].path for target in ANSWERED if (match := api.matched(target.partition("?")[0]))}
     assert asked | {"/readyz"} == {route.path for route in ROUTES}
+
+
+def printed(roof: Gateway, *words: str) -> Any:
+    done = CliRunner().invoke(heliograph, ["--config", str(roof.folder / "config.toml"), *words], standalone_mode=False)
+    return json.loads(done.stdout)
+
+
+def test_the_verbs_print_what_the_rest_answers(roof: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One code makes both; the verbs are asked on the gateway's rehearsed clock, without a gateway that runs."""
+    monkeypatch.setattr("heliograph.clock.SystemClock.now", lambda _: roof.clock.now())
+    for target, words in (
+        ("/api/v1/days?from=2026-03-14&to=2026-03-22", ("days", "--from", "2026-03-14", "--to", "2026-03-22")),
+        ("/api/v1/days?meter=barn", ("days", "barn")),
+    ):
+        assert printed(roof, *words, "--json") == roof.get(target)["days"] != []
+    rows = printed(roof, "backlog", "--json")
+    assert sorted(rows, key=lambda row: row["row"]) == roof.get("/api/v1/outbox")["rows"] != []
+    explained = printed(roof, "explain", "roof", "2026-03-17", "--json")
+    assert explained == roof.get("/api/v1/days/2026-03-17/explain?meter=roof")
+    status = printed(roof, "status", "--json")
+    assert status.keys() == roof.get("/api/v1/status").keys()
+
+
+FROM_THE_STORE = [
+    "/api/v1/days",
+    "/api/v1/days/2026-03-14/explain?meter=roof",
+    "/api/v1/outbox",
+    "/api/v1/events",
+    "/api/v1/meters/roof/readings",
+]
+WITHOUT_IT = ["/healthz", "/openapi.json", "/api/v1/status", "/api/v1/meters", "/api/v1/meters/roof"]
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged", "faulty"])
+def test_a_store_that_fails_is_a_problem_and_what_is_known_without_it_is_told(tmp_path: Path, how: str) -> None:
+    with gateway(tmp_path, filled=False) as made:
+        made.daemon.live.at |= {name: made.clock.now() for name in ("roof", "barn", "new")}
+        assert made.get("/readyz") == {"ready": True}
+        file = tmp_path / "data" / FILE
+        if how == "faulty":
+            connection = made.store._connection
+            connection.fault = Fault("the store could not be written: disk I/O error (SQLITE_IOERR)", SQLITE_IOERR)
+            connection.close()
+        for sibling in (file, file.with_name(f"{FILE}-wal"), file.with_name(f"{FILE}-shm")):
+            if how != "damaged":
+                sibling.unlink(missing_ok=True)
+        if how == "damaged":
+            made.store.fold()
+            file.write_bytes(b"no database" * 1000)
+        for target in FROM_THE_STORE:
+            value = made.get(target, 503)
+            assert value["title"] == "Service Unavailable" and value["detail"] and value["hint"], target
+            assert "Traceback" not in str(value)
+        for target in WITHOUT_IT:
+            made.get(target)
+        if how == "faulty":
+            assert made.get("/readyz", 503)["reasons"] == ["nothing can be stored"]
+            assert "Nothing is stored" in made.get("/api/v1/status")["storage"]
+            connection.fault = None
+
+
+def test_a_bus_that_hangs_is_seen_by_whoever_asks_whether_it_lives(tmp_path: Path) -> None:
+    with gateway(tmp_path, filled=False) as made:
+        assert made.get("/healthz") == {"alive": True}
+        made.daemon._beats["lan"] = time.monotonic() - 10 * 3600 - 1
+        value = made.get("/healthz", 503)
+        assert "hangs" in value["detail"] and "restart" in value["hint"]
+
+
+def test_a_fault_of_ours_is_a_problem_and_no_more(roof: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_sample", lambda _: 1 / 0)
+    value = roof.get("/api/v1/meters/roof/readings", 500)
+    assert "ZeroDivision" not in str(value) and value["hint"] == "heliograph support"
+
+
+def test_a_number_that_is_none_and_a_text_that_is_broken_are_still_json() -> None:
+    odd = {"power": float("nan"), "list": [float("inf"), 1.5], "text": "a\udcffb"}
+    assert json.loads(encoded(odd)) == {"power": None, "list": [None, 1.5], "text": "a?b"}
