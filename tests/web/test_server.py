@@ -376,6 +376,12 @@ def test_a_port_that_is_taken_is_told_and_had_when_it_is_free(monkeypatch: pytes
         """The port is free again after close."""
 
 
+def test_without_the_library_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with serving(lambda *_: found({})) as web:
+        assert not web.state().up and "uvicorn is not installed: pip install 'heliograph[web]'" in web.state().trouble
+
+
 def test_it_is_gone_within_a_second_whoever_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "GONE_WITHIN", LIMIT)  # the time is uvicorn's and no matter of a busy machine here
     with serving(lambda *_: found({})) as web, connected(web, b"GET / HT"), connected(web):
