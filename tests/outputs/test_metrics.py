@@ -613,7 +613,7 @@ def test_an_address_that_is_none_is_refused_with_an_example(tmp_path: Path, list
 def test_where_the_extra_is_not_installed_check_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.EXTRAS, "metrics", "no-such-package")
     with pytest.raises(ConfigError) as caught:
-        app.load(a_site(tmp_path, "127.0.0.1:9464"), secrets="must be there")
+        app.load(a_site(tmp_path, "127.0.0.1:9464"), secrets="if they can be seen")
     assert "[metrics] needs the package no-such-package" in str(caught.value)
     assert "pip install 'heliograph[metrics]'" in caught.value.hint and caught.value.line is not None
 
