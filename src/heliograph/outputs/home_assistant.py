@@ -75,7 +75,7 @@ USABLE = "{{ 'offline' if value_json.quality == 'bad' else 'online' }}"
 KWH = "{{ value_json.value / 1000 if value_json.value is number else none }}"
 MOST_LISTED = 300
 """Devices that a list is believed; a site has at most some 250 meters."""
-STATES = ["ok", "stale", "doubtful", "never read"]
+STATES = ["ok", "no answer", "stale", "doubtful", "never read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def meter_device(site: Site, meter: Meter) -> Part:
     of_meter = f"value_json.meters['{meter.id}']"
     day = f"{of_meter}.last_day"
     parts["last_day"] = {
-        **_state(site, meter.id, "last_day", "Last closed day"),
+        **_state(site, meter.id, "last_day", "Production last closed day"),
         "dev_cla": "energy",
         "unit_of_meas": "kWh",
         "sug_dsp_prc": 1,
@@ -161,7 +161,8 @@ def meter_device(site: Site, meter: Meter) -> Part:
         "dev_cla": "enum",
         "ops": STATES,
         "ent_cat": "diagnostic",
-        "val_tpl": f"{{{{ {of_meter}.state }}}}",
+        "val_tpl": f"{{{{ 'no answer' if {of_meter}.error else {of_meter}.state }}}}",
+        "ic": "mdi:meter-electric-outline",
         "json_attr_t": "~/state",
         "json_attr_tpl": f"{{{{ {{'error': {of_meter}.error, 'doubt': {of_meter}.doubt}} | tojson }}}}",
     }
@@ -182,13 +183,13 @@ def gateway(site: Site) -> Part:
     """The gateway with what tells whether it does its work."""
     parts: dict[str, Part] = {
         "attention": {
-            **_state(site, "", "attention", "Needs attention", "binary_sensor"),
+            **_state(site, "", "attention", "Condition", "binary_sensor"),
             "dev_cla": "problem",
             "val_tpl": "{{ 'ON' if value_json.alarms > 0 else 'OFF' }}",
             "json_attr_t": "~/state",
             "json_attr_tpl": "{{ {'attention': value_json.attention} | tojson }}",
         },
-        "alarms": _count(site, "alarms", "Alarms", "value_json.alarms"),
+        "alarms": _count(site, "alarms", "Alarms", "value_json.alarms", icon="bell-outline"),
         "clock": {
             **_state(site, "", "clock", "Clock", "binary_sensor"),
             "dev_cla": "problem",
@@ -203,17 +204,21 @@ def gateway(site: Site) -> Part:
             "json_attr_t": "~/state",
             "json_attr_tpl": "{{ {'trouble': value_json.storage} | tojson }}",
         },
-        "held_days": _count(site, "held_days", "Held days", "value_json.held_days", "days"),
-        "missing_days": _count(site, "missing_days", "Missing days", "value_json.missing_days", "days"),
+        "held_days": _count(site, "held_days", "Held days", "value_json.held_days", "days", "calendar-lock"),
+        "missing_days": _count(
+            site, "missing_days", "Missing days", "value_json.missing_days", "days", "calendar-remove"
+        ),
     }
     for name in site.uplinks:
         here, words = f"value_json.uplinks['{name}']", name.upper()
         parts[f"{name}_backlog"] = {
-            **_count(site, f"{name}_backlog", f"{words} backlog", f"{here}.backlog", "days"),
+            **_count(site, f"{name}_backlog", f"{words} backlog", f"{here}.backlog", "days", "tray-arrow-up"),
             "json_attr_t": "~/state",
             "json_attr_tpl": f"{{{{ {{'trouble': {here}.trouble}} | tojson }}}}",
         }
-        parts[f"{name}_stopped"] = _count(site, f"{name}_stopped", f"{words} not taken", f"{here}.stopped", "days")
+        parts[f"{name}_stopped"] = _count(
+            site, f"{name}_stopped", f"{words} not taken", f"{here}.stopped", "days", "tray-remove"
+        )
         parts[f"{name}_oldest"] = {
             **_state(site, "", f"{name}_oldest", f"{words} oldest open day"),
             "dev_cla": "date",
@@ -226,6 +231,7 @@ def gateway(site: Site) -> Part:
                 **_state(site, "", f"{name}_token", f"{words} token ends in"),
                 "unit_of_meas": "days",
                 "ent_cat": "diagnostic",
+                "ic": "mdi:key-outline",
                 "val_tpl": f"{{{{ {left} if {here}.token_until else none }}}}",
             }
     for bus in site.buses:
@@ -233,6 +239,7 @@ def gateway(site: Site) -> Part:
         parts[f"bus_{node(bus)}"] = {
             # Before the first round no errors are known, which is not the same as none.
             **_count(site, f"bus_{node(bus)}", f"Errors on bus {bus}", f"{here}.values() | sum if {known} else none"),
+            "ic": "mdi:lan-disconnect",
             "stat_cla": "total_increasing",
             "json_attr_t": "~/state",
             "json_attr_tpl": f"{{{{ ({here} if {known} else {{}}) | tojson }}}}",
@@ -342,14 +349,18 @@ def _state(site: Site, meter: str, name: str, words: str, platform: str = "senso
     }
 
 
-def _count(site: Site, name: str, words: str, value: str, unit: str | None = None) -> Part:
+def _count(site: Site, name: str, words: str, value: str, unit: str = "", icon: str = "") -> Part:
     part = {
         **_state(site, "", name, words),
         "stat_cla": "measurement",
         "ent_cat": "diagnostic",
         "val_tpl": f"{{{{ {value} }}}}",
     }
-    return part if unit is None else {**part, "unit_of_meas": unit}
+    if unit:
+        part["unit_of_meas"] = unit
+    if icon:
+        part["ic"] = f"mdi:{icon}"
+    return part
 
 
 class HomeAssistant:
