@@ -1,9 +1,12 @@
 """Memory, CPU, writes and flushes of the daemon with ten meters, everything stored durably; needs strace.
 
-python tests/bench/bench_daemon.py [SECONDS]
+python -m tests.bench.bench_daemon [SECONDS] [mqtt] [sparkplug] [metrics] [web]
 
+With the names of outputs these are on, at a real mosquitto; everything they have to say is said, and /metrics and the
+REST are asked as often as Prometheus would in ten times the time.
 The meters are polled every second so that a thousand polls take less than two minutes; a poll costs what it costs, and
 every poll is stored here, which a site does six times less often. The limits are those of ten meters every ten seconds.
+Outputs are shown the site every 3 s, as often for each poll as at a site.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +27,7 @@ from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.server import Server
 from heliograph.store import Store
+from tests.outputs.mosquitto import running
 
 METERS = 10
 FLUSHES_SECONDS = 30
@@ -41,6 +48,21 @@ token = {{ file = "{folder}/token" }}
 [clock]
 trust = "always"
 """
+OUTPUTS = {
+    "mqtt": '[mqtt]\nurl = "{broker}"\nevery = "1s"\nhome_assistant = "homeassistant"\n',
+    "sparkplug": '[sparkplug]\nurl = "{broker}"\ngroup = "bench"\nevery = "1s"\n',
+    "metrics": '[metrics]\nlisten = "127.0.0.1:19464"\n',
+    "web": '[web]\nlisten = "127.0.0.1:18080"\ntoken = {{ file = "{folder}/web" }}\n',
+}
+ASKED = {"metrics": "http://127.0.0.1:19464/metrics", "web": "http://127.0.0.1:18080/api/v1/status"}
+ASK_EVERY = 1.5
+"""Prometheus' usual fifteen seconds, ten times as fast."""
+RUN = (
+    "import heliograph.logs; from datetime import timedelta;"  # first, for what it keeps out of memory
+    "import heliograph.daemon; heliograph.daemon.SHOW_EVERY = timedelta(seconds=3);"
+    "from heliograph.cli import main; main()"
+)
+TOKEN = "a-token-of-the-bench-0123456789"
 METER = """
 [[meter]]
 id = "m{unit}"
@@ -53,13 +75,16 @@ report_as = {{ redex = "M{unit}" }}
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 100.0
+    words = sys.argv[1:]
+    names = [word for word in words if word in OUTPUTS]
+    seconds = next((float(word) for word in words if word not in OUTPUTS), 100.0)
     loaded = library.load("eastron-sdm630", local=None).map
     meters = {
         unit: SimulatedMeter(loaded, clock=lambda: datetime.now(UTC), unit=unit, start_export_wh=41_230_700, seed=unit)
         for unit in range(1, METERS + 1)
     }
     with (
+        ExitStack() as more,
         tempfile.TemporaryDirectory() as name,
         Server(meters) as server,
         Sandbox(now=lambda: datetime.now(UTC), token="token") as platform,
@@ -67,8 +92,13 @@ def main() -> None:
         folder = Path(name)
         (folder / "token").write_text("token")
         text = CONFIG.format(folder=folder, bus=server.url, platform=platform.url, every="1s")
-        (folder / "config.toml").write_text(text + "".join(METER.format(unit=unit) for unit in meters))
-        command = [sys.executable, "-m", "heliograph", "run", "--log", "error", "--config", str(folder / "config.toml")]
+        text += "".join(METER.format(unit=unit) for unit in meters)
+        (folder / "web").write_text(TOKEN)
+        broker = more.enter_context(running(folder)).url if {"mqtt", "sparkplug"} & {*names} else ""
+        text += "".join(OUTPUTS[one].format(broker=broker, folder=folder) for one in names)
+        (folder / "config.toml").write_text(text)
+        command = [sys.executable, "-c", RUN, "run", "--log", "error", "--config", str(folder / "config.toml")]
+        threading.Thread(target=_ask, args=([ASKED[one] for one in names if one in ASKED],), daemon=True).start()
         with subprocess.Popen(command) as child:
             while not _settled(folder):  # start, identification and commissioning are not what is measured
                 time.sleep(0.5)
@@ -81,6 +111,7 @@ def main() -> None:
             flushes, rounds = _flushes(child.pid, folder)
             child.terminate()
             child.wait()
+    print(f"outputs {', '.join(names) or 'none'}")
     print(f"{polls} meter polls in {seconds:g} s, each stored and flushed in a round of {METERS}")
     print(f"CPU     {1000 * cpu / polls:6.2f} s per 1,000 meter polls   limit 3 s")
     print(f"memory  {memory:6.1f} MB resident                  limit 60 MB")
@@ -90,6 +121,15 @@ def main() -> None:
     )
     daily = flushes / rounds * 1440
     print(f"flushes {flushes / rounds:6.2f} per round of {METERS} meters          {daily:.0f} a day (limit 2000)")
+
+
+def _ask(places: list[str]) -> None:
+    while places:
+        for place in places:
+            with suppress(OSError):
+                headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "*/*"}
+                urllib.request.urlopen(urllib.request.Request(place, headers=headers), timeout=10).read()
+        time.sleep(ASK_EVERY)
 
 
 def _cpu(pid: int) -> float:
