@@ -30,6 +30,7 @@ from heliograph.core.registers import Timing
 from heliograph.core.shown import DayFigure
 from heliograph.ports import Output, Uplink
 from heliograph.web import api
+from heliograph.web.route import Site
 from heliograph.work.amend import carry_out
 from heliograph.work.attest import attest
 from heliograph.work.change import waiting
@@ -76,7 +77,7 @@ class Daemon:
         self.audience = Audience([*app.outputs(), *self._web()])
         self._days: tuple[DayFigure, ...] = ()
         self.live = Live(sampled=self.audience.sample, outputs=self.audience.states)
-        self._site = api.Site(app, self.live, self._health, self.healthy, self._stores)
+        self._site = Site(app, self.live, self._health, self.healthy, self._stores)
         self.stopping = threading.Event()
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()

@@ -11,23 +11,23 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from typing import Any
+from urllib.parse import parse_qsl, unquote
 from zoneinfo import ZoneInfo
 
 import structlog
 
 from heliograph import library
-from heliograph.app import App
 from heliograph.core.answer import Answer, encoded, found, problem
 from heliograph.core.daily import day_of, start_of
 from heliograph.core.errors import StoreError
-from heliograph.core.health import Health, as_json
+from heliograph.core.health import as_json
 from heliograph.core.readings import Reading
 from heliograph.core.site import Meter
 from heliograph.store import Store
+from heliograph.web.route import NAME, Parameter, Question, Route, Site, Wrong
 from heliograph.work.decide import waiting_page
 from heliograph.work.health import Live
 from heliograph.work.list_days import list_days
@@ -39,81 +39,15 @@ MOST_BYTES = 250_000
 # Most parameters of a request, and most characters of its target.
 MOST_FIELDS = 16
 MOST_CHARACTERS = 4_000
-LARGEST = (1 << 63) - 1
-"""Row numbers are SQLite's."""
-
 EARLIEST, LATEST = date(1970, 1, 2), date(9998, 12, 31)
 """Days whose borders can be reckoned, whatever the zone."""
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # RFC 3339, section 5.6.
 _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+\- ])(\d\d):(\d\d))", re.ASCII
 )
 # A day of a meter, as the `next` links write it.
 _PLACE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})/(\d{4}-\d\d-\d\d)", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """The running gateway, as far as the REST asks it."""
-
-    app: App
-    live: Live
-    health: Callable[[], Health]
-    alive: Callable[[], bool]
-    """Every bus job came round lately."""
-    stores: Callable[[], bool]
-    """What is read is stored."""
-
-
-class Wrong(Exception):
-    """A request that cannot be answered as it stands."""
-
-    def __init__(self, status: int, detail: str, hint: str, more: Mapping[str, Any] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.hint, self.more = status, detail, hint, more
-
-
-Kind = Literal["count", "number", "day", "moment", "name", "place"]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    name: str
-    kind: Kind
-    text: str
-    default: int | None = None
-    most: int = LARGEST
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request whose parameters have been checked."""
-
-    path: str
-    given: Mapping[str, str]
-    """The query as it was written."""
-    values: Mapping[str, Any]
-    now: datetime
-    today: date
-
-    def next(self, key: str, value: object) -> str:
-        return f"{self.path}?{urlencode({**self.given, key: str(value)}, quote_via=quote)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    path: str
-    text: str
-    schema: str
-    answer: Callable[[Site, Question], Any]
-    parameters: tuple[Parameter, ...] = ()
-    open: bool = False
-    """Answered without a token."""
-    may_miss: bool = False
-    """404 when what is named is not there."""
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from heliograph import __version__
 from heliograph.core.daily import METHODS
 from heliograph.core.health import Health, MeterHealth
-from heliograph.web.api import LARGEST, NAME, Parameter, Route
+from heliograph.web.route import LARGEST, NAME, Parameter, Route
 
 Schema = dict[str, Any]
 
