@@ -318,6 +318,19 @@ def test_switched_off_or_under_another_prefix_nothing_is_left_of_what_was_announ
     assert not any("device" in topic for topic in kept(mosquitto))
 
 
+def test_an_entity_that_a_device_has_no_more_is_named_once_for_its_removal() -> None:
+    """Home Assistant keeps what is merely left out."""
+    gateway = CONFIG.format("gateway")
+    before = next(one.payload for one in messages(a_site(a_meter(), a_meter("shed", unit=2))) if one.topic == gateway)
+    now = HomeAssistant(a_site(replace(a_meter(), bus="tcp")))
+    (said,) = now.heard(gateway, before)
+    parts = json.loads(said.payload)["cmps"]
+    assert parts["bus_rs485"] == {"p": "sensor"} and len(parts["bus_tcp"]) > 1
+    assert list(now.heard(gateway, said.payload)) == [], "what it says itself comes back to it"
+    for odd in (b"{", b"[]", b'{"cmps":[]}', b'{"cmps":{"a":5}}', b'{"cmps":{"a":{"p":[],"x":1}}}'):
+        assert list(now.heard(gateway, odd)) == []
+
+
 def test_a_farewell_without_a_list_says_nothing() -> None:
     farewell = Farewell(TOPICS, 1)
     assert list(farewell.heard(listing(TOPICS), b"")) == []

@@ -384,11 +384,24 @@ class HomeAssistant:
         """Takes back what an earlier life of ours announced and is not ours any more."""
         if topic == self._list.topic:
             old = listed(payload, self._site.topics)
+        elif topic in self._ours and payload:
+            return self._without(topic, payload)
         elif announced(topic, self._site.topics) and payload:
             old = [topic]
         else:
             return ()
         return [Message(one, b"", self._site.qos, retain=True) for one in old if one not in self._ours]
+
+    def _without(self, topic: str, before: bytes) -> list[Message]:
+        """An entity that a device has no more, as that of a bus or an uplink that left, is named once more with its
+        platform alone: Home Assistant removes it then, but not where it is merely left out.
+        """
+        document = json.loads(next(one.payload for one in self._messages if one.topic == topic))
+        gone = {key: {"p": part["p"]} for key, part in _parts(before).items() if key not in document["cmps"]}
+        if not gone:
+            return []
+        document["cmps"] |= gone
+        return [Message(topic, packed(document), self._site.qos, retain=True)]
 
     def greeted(self, topic: str, payload: bytes) -> bool:
         return topic == self._greeting and payload == b"online"
@@ -421,6 +434,15 @@ class Farewell:
 
     def picture(self) -> Iterable[Message]:
         return ()
+
+
+def _parts(payload: bytes) -> dict[str, Part]:
+    """The entities of a discovery message; those that it removes are not among them."""
+    try:
+        parts = json.loads(payload)["cmps"]
+        return {key: part for key, part in parts.items() if isinstance(part["p"], str) and len(part) > 1}
+    except (ValueError, LookupError, TypeError, AttributeError):  # whoever said it
+        return {}
 
 
 def announced(topic: str, topics: Topics) -> bool:
