@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -15,8 +16,9 @@ from heliograph.clock import RehearsalClock
 from heliograph.core import quantity
 from heliograph.core.health import Health, MeterHealth, ProofHealth, UplinkHealth
 from heliograph.core.shown import DayFigure, Sample
-from heliograph.outputs.broker import Address
+from heliograph.outputs.broker import Address, Message
 from heliograph.outputs.mqtt import Mqtt, Policy, Topics, Value, moved, state_document, worth
+from tests.fakes import FakeClock
 from tests.outputs.mosquitto import Mosquitto, mosquitto, needs_mosquitto, until
 
 __all__ = ["mosquitto"]
@@ -253,6 +255,77 @@ def test_the_state_waits_for_the_first_round_but_not_for_ever(mosquitto: Mosquit
         output.picture(health(at=NOON + timedelta(seconds=30)), [])
         output.picture(health(at=NOON + timedelta(minutes=2)), [])
         assert json.loads(live.wait_for("heliograph/sg-0042/state").payload)["ts"] == "2026-03-14T04:02:00.000Z"
+
+
+class Overtaken:
+    """A connection to which somebody else wants to say something at the moment at which something is said to it."""
+
+    def __init__(self, *_: Any, **called: Any) -> None:
+        self.connected, self.again, self.heard = called["on_connected"], called["in_order"], called["on_message"]
+        self.retained: dict[str, bytes] = {}
+        self.meanwhile: threading.Thread | None = None
+
+    def put(self, *messages: Message) -> None:
+        if (other := self.meanwhile) is not None and not other.ident:
+            other.start()
+            other.join(0.1)  # where it need not wait for us, it is through by then
+        for one in messages:
+            self.retained[one.topic] = one.payload
+
+
+class Riding:
+    subscriptions = ()
+
+    def connected(self) -> list[Message]:
+        return [Message("list", b"connected")]
+
+    def heard(self, _topic: str, _payload: bytes) -> list[Message]:
+        return [Message("list", b"heard")]
+
+    def greeted(self, _topic: str, payload: bytes) -> bool:
+        return payload == b"online"
+
+    def picture(self) -> list[Message]:
+        return [Message("list", b"picture")]
+
+
+@pytest.mark.parametrize("older", ["sample", "picture", "values again", "rider again", "heard"])
+def test_nothing_older_overtakes_what_is_newer(older: str) -> None:
+    """A retained "offline" of a meter that answers would stay until it fails once more."""
+    connection: Any = None
+
+    def connect(*words: Any, **called: Any) -> Overtaken:
+        nonlocal connection
+        connection = made = Overtaken(*words, **called)
+        return made
+
+    output = Mqtt(Address("x", 1, "x"), TOPICS, ["roof"], POLICY, FakeClock(), rider=Riding(), connection=connect)  # type: ignore[arg-type]  # a stand-in
+    output.sample(sample())
+    silent = health(at=NOON + timedelta(minutes=5), meters=(replace(health().meters[0], state="stale"),))
+    says: dict[str, tuple[Callable[[], None], Callable[[], None], str]] = {
+        "sample": (
+            lambda: output.sample(sample(10, values={}, error="silent")),
+            lambda: output.sample(sample(20)),
+            "online",
+        ),
+        "picture": (lambda: output.picture(silent, ()), lambda: output.sample(sample(301)), "online"),
+        "values again": (connection.again, lambda: output.sample(sample(10, values={}, error="silent")), "offline"),
+        "rider again": (connection.again, lambda: output.picture(health(), ()), "picture"),
+        "heard": (lambda: connection.heard("x", b"x"), lambda: output.picture(health(), ()), "picture"),
+    }
+    if older == "values again":
+        output._values_at = 0.0
+    if older == "rider again":
+        output._rider_at = 0.0
+    first, second, newest = says[older]
+    connection.meanwhile = threading.Thread(target=second)
+    first()
+    connection.meanwhile.join()
+    topic = "list" if newest == "picture" else TOPICS.availability("roof")
+    assert connection.retained[topic].decode() == newest
+    if older == "values again":
+        power = json.loads(connection.retained[TOPICS.quantity("roof", "active_power")])
+        assert power["value"] is None and power["quality"] == "bad"
 
 
 def test_the_state_names_what_needs_attention() -> None:

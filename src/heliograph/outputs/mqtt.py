@@ -129,7 +129,7 @@ def moved(old: float | int | str | None, new: float | int | str | None, unit: st
 
 
 class Rider(Protocol):
-    """What speaks on the same connection, such as the discovery of Home Assistant. Called by several threads."""
+    """What speaks on the same connection, such as the discovery of Home Assistant. Called by one thread at a time."""
 
     subscriptions: Sequence[str]
 
@@ -172,6 +172,8 @@ class Mqtt:
         """`connection`: what speaks to the broker; a rehearsal of many gateways has one of its own."""
         self._topics, self._meters, self._policy, self._qos, self._rider = topics, meters, policy, qos, rider
         self._lock = threading.Lock()
+        """Held until what was decided has been put, or older words would overtake newer ones. The connection calls us
+        in no lock of its own."""
         self._told: dict[tuple[str, str], Value] = {}
         """By meter and quantity: the values as they were told last."""
         self._seen: dict[tuple[str, str], Value] = {}
@@ -206,19 +208,18 @@ class Mqtt:
         if sample.meter not in self._meters:
             return
         with self._lock:
-            said = [*self._available(sample.meter, up=sample.quality != "bad"), *self._values(sample)]
-        self._broker.put(*said)
+            self._broker.put(*self._available(sample.meter, up=sample.quality != "bad"), *self._values(sample))
 
     def picture(self, health: Health, days: Sequence[DayFigure]) -> None:
         with self._lock:
-            said = [
+            self._broker.put(
                 *self._state(health),
                 *(one for meter in health.meters for one in self._totals(meter)),
                 *(one for meter in health.meters if meter.state == "stale" for one in self._silent(meter, health.at)),
                 *self._days(days),
                 *(self._taken_back(health) if health.clock_trusted else ()),
-            ]
-        self._broker.put(*said, *(self._rider.picture() if self._rider else ()))
+                *(self._rider.picture() if self._rider else ()),
+            )
 
     def state(self) -> OutputHealth:
         return self._broker.state()
@@ -321,43 +322,44 @@ class Mqtt:
     def _connected(self) -> list[Message]:
         first = [Message(self._topics.status, b"online", self._qos, retain=True)]
         self._rider_at = self._values_at = math.inf
-        if self._rider and (told := list(self._rider.connected())):
-            first += told
-            self._values_at = time.monotonic() + VALUES_AFTER
         with self._lock:
+            if self._rider and (told := list(self._rider.connected())):
+                first += told
+                self._values_at = time.monotonic() + VALUES_AFTER
             return [*first, *self._current()]
 
     def _again(self) -> None:
         """Says again what is due to be; asked every few seconds (in_order) while the connection has nothing to do."""
-        now, said = time.monotonic(), []
+        now = time.monotonic()
         if now >= self._rider_at and self._rider:
             self._rider_at, self._values_at = math.inf, now + VALUES_AFTER
-            said = list(self._rider.connected())
+            with self._lock:
+                self._broker.put(*self._rider.connected())
         elif now >= self._values_at:
             self._values_at = math.inf
             with self._lock:  # what is retained need not be said twice
-                said = [one for one in self._current() if not one.retain]
-        if said:
-            self._broker.put(*said)
+                self._broker.put(*(one for one in self._current() if not one.retain))
 
     def _heard(self, topic: str, payload: bytes) -> None:
-        said: list[Message] = []
+        with self._lock:
+            said = [*self._left(topic, payload), *(self._rider.heard(topic, payload) if self._rider else ())]
+            if said:
+                self._broker.put(*said)
+        if self._rider is not None and self._rider.greeted(topic, payload):
+            self._rider_at = time.monotonic() + random.uniform(*UP_AFTER)
+
+    def _left(self, topic: str, payload: bytes) -> Iterator[Message]:
+        """What an earlier life of ours said of a meter that is not ours any more; its days go with the others."""
         place = self._topics.said_by(topic)
-        if place is not None and payload:
-            meter, below = place
-            if below == ["availability"] and meter not in self._meters:
-                gone = (self._topics.availability(meter), self._topics.quantity(meter, PRODUCTION_TOTAL.name))
-                said += [Message(one, b"", self._qos, retain=True) for one in gone]
-            if len(below) == 2 and below[0] == "day" and (day := _date(below[1])) is not None:
-                with self._lock:
-                    if len(self._old) < MOST_DAYS:
-                        self._old.add((meter, day))
-        if self._rider is not None:
-            said += self._rider.heard(topic, payload)
-            if self._rider.greeted(topic, payload):
-                self._rider_at = time.monotonic() + random.uniform(*UP_AFTER)
-        if said:
-            self._broker.put(*said)
+        if place is None or not payload:
+            return
+        meter, below = place
+        if below == ["availability"] and meter not in self._meters:
+            for one in (self._topics.availability(meter), self._topics.quantity(meter, PRODUCTION_TOTAL.name)):
+                yield Message(one, b"", self._qos, retain=True)
+        day = _date(below[1]) if len(below) == 2 and below[0] == "day" else None
+        if day is not None and len(self._old) < MOST_DAYS:
+            self._old.add((meter, day))
 
 
 def day_document(one: DayFigure) -> dict[str, Any]:
