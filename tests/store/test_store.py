@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.readings import Moment, Reading, Source
 from heliograph.core.site import Report
 from heliograph.store import Store
-from heliograph.store.connection import FILE
+from heliograph.store.connection import FILE, Connection
 
 START = datetime(2026, 3, 13, 16, tzinfo=UTC)
 REPORT = Report("redex", "STR1")
@@ -172,6 +173,52 @@ def test_days_closed_before_an_uplink_was_added_are_queued_when_it_is(store: Sto
     assert store.outbox.queue("roof", Report("drec", "D1"), START) == 3
     assert store.outbox.queue("roof", Report("drec", "D1"), START) == 0
     assert store.outbox.counts() == {"redex": {"due": 3}, "drec": {"due": 3}}
+
+
+def test_how_days_stand_is_counted_and_looked_up_without_reading_years_of_delivered_ones(store: Store) -> None:
+    assert store.outbox.counts() == {} and store.outbox.states(date(2026, 3, 1)) == {}
+    for number in range(8):
+        for meter in ("roof", "barn"):
+            closed(store, number, meter=meter)
+    for meter in ("roof", "barn"):
+        store.outbox.queue(meter, Report("drec", meter), START)
+    for number, state in enumerate(("due", "unclear", "accepted", "rejected", "held", "confirmed")):
+        # In any mixture, also what no run of the gateway comes to.
+        store.outbox._db.execute("UPDATE outbox SET state = ? WHERE id % 7 = ?", [state, number])
+    store.outbox._db.execute("UPDATE outbox SET state = 'confirmed' WHERE id % 7 = 6")
+    plain: dict[str, dict[str, int]] = {}
+    asked: dict[tuple[str, date], dict[str, str]] = {}
+    for row in store.outbox._db.all("SELECT outbox.*, name FROM outbox JOIN meter ON meter.id = meter"):
+        plain.setdefault(row["uplink"], {}).setdefault(row["state"], 0)
+        plain[row["uplink"]][row["state"]] += 1
+        if row["date"] >= "2026-03-17":
+            asked.setdefault((row["name"], date.fromisoformat(row["date"])), {})[row["uplink"]] = row["state"]
+    assert store.outbox.counts() == plain
+    assert store.outbox.states(date(2026, 3, 17)) == asked and len(asked) == 10
+
+    statements = Statements(store.outbox._db)
+    store.outbox._db = statements  # type: ignore[assignment]  # as far as it is used here
+    store.outbox.states(date(2026, 3, 17))
+    store.outbox.counts()
+    plans = [
+        step["detail"]
+        for sql, given in tuple(statements.asked)
+        for step in statements.all(f"EXPLAIN QUERY PLAN {sql}", given)
+    ]
+    # Through an index alone, or one that holds no delivered rows, or row by row.
+    cheap = ("COVERING INDEX", "INDEX outbox_open", "INDEX outbox_under_way", "(uplink=? AND day=?)")
+    steps = [step for step in plans if " outbox" in step]
+    assert len(steps) > 5 and [step for step in steps if not any(way in step for way in cheap)] == []
+
+
+class Statements:
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+        self.asked: list[tuple[str, Sequence[object]]] = []
+
+    def all(self, sql: str, given: Sequence[object] = ()) -> list[dict[str, Any]]:
+        self.asked.append((sql, given))
+        return self._db.all(sql, given)
 
 
 def test_another_zone_is_refused_under_closed_days(store: Store) -> None:
