@@ -181,6 +181,14 @@ def test_check_names_what_will_be_done(ask: Ask) -> None:
     assert json.loads(ask("check", "--schema").stdout)["title"] == "Heliograph configuration"
 
 
+def test_status_asks_a_daemon_of_before_an_update_too(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new files are there before the service is started anew."""
+    seen = json.loads(ask("status", "--json").stdout)
+    older = {name: value for name, value in seen.items() if name not in ("outputs", "machine")}
+    monkeypatch.setattr("heliograph.control.ask", lambda *_args, **_more: older)
+    assert code(ask("status")) == 1
+
+
 def test_read_tells_where_the_device_says_another_ratio(site: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     site.write_text(site.read_text().replace("rated_kw = 50", "rated_kw = 50\nfactors = { ct_ratio = 40 }"))
     for said, differs in ((39.0, True), (40.0, False)):

@@ -213,8 +213,9 @@ def test_what_is_not_known_is_absent_and_never_zero() -> None:
 
 
 def test_polls_are_counted_and_timed_and_power_is_only_that_of_the_last_answer() -> None:
+    both = replace(HEALTH, meters=(a_meter("roof"), a_meter("carport")))
     with running() as output:
-        output.picture(HEALTH, ())
+        output.picture(both, ())
         empty = shown(output)
         good = Sample("roof", START, {"active_power": 12_345.5, "energy_export": 1, "model": "x"}, took=0.15)
         for sample in (
@@ -227,7 +228,7 @@ def test_polls_are_counted_and_timed_and_power_is_only_that_of_the_last_answer()
         ):
             output.sample(sample)
         assert shown(output) == empty, "what is shown changes with a picture, so that scraping costs the same"
-        output.picture(HEALTH, ())
+        output.picture(both, ())
         found = shown(output)
         output.sample(replace(good, values={"active_power": "n/a"}))
         output.sample(replace(good, meter="carport", values={"active_power": float("nan")}))
@@ -245,6 +246,15 @@ def test_polls_are_counted_and_timed_and_power_is_only_that_of_the_last_answer()
     assert 'heliograph_active_power_watts{meter="roof"}' not in found, "its last poll brought nothing"
     assert found['heliograph_active_power_watts{meter="carport"}'] == 7
     assert "somebody" not in str(found)
+
+
+@pytest.mark.parametrize(("state", "watts"), [("ok", 7), ("doubtful", 7), ("stale", None), ("never read", None)])
+def test_a_line_that_hangs_shows_no_power(state: str, watts: float | None) -> None:
+    """It has no polls that could fail, so its last one was answered."""
+    with running() as output:
+        output.sample(Sample("roof", START, {"active_power": 7}))
+        output.picture(replace(HEALTH, meters=(a_meter("roof", state=state),)), ())
+        assert shown(output).get('heliograph_active_power_watts{meter="roof"}') == watts
 
 
 HOSTILE = 'evil"}\n# TYPE x counter\nx{y="'

@@ -199,7 +199,7 @@ def test_values_and_what_of_them_stays(mosquitto: Mosquitto) -> None:
     figures = json.loads(kept.pop("roof/day/2026-03-13"))
     assert figures["period_wh"] == 50_000 and figures["deliveries"] == {"redex": "confirmed"}
     state = json.loads(kept.pop("state"))
-    assert (state["alarms"], state["held_days"], state["uplinks"]["redex"]["backlog"]) == (1, 1, 2)
+    assert (state["alarms"], state["held_days"], state["uplinks"]["redex"]["backlog"]) == (1, 1, 3)
     assert state["uplinks"]["redex"]["stopped"] == 1 and state["buses"]["rs485"]["timeouts"] == 1
     assert kept == {"status": b"offline", "roof/availability": b"online"}
 

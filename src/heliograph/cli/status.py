@@ -63,7 +63,7 @@ def command(config: Path | None, as_json: bool) -> int:
         )
         for note in uplink["notes"]:
             click.echo(f"  {note}")
-    for output in seen["outputs"]:
+    for output in seen.get("outputs", ()):  # a daemon of before an update, which still runs, names none
         since = datetime.fromisoformat(output["since"]) if output["since"] else None
         how = f"{'up' if output['up'] else 'down'}{f' since {since:%Y-%m-%d %H:%M} UTC' if since else ''}"
         click.echo(

@@ -66,6 +66,16 @@ class UplinkHealth:
     """What answers made of days since the start of the daemon, by the state they led to: one for each send of a day,
     and for each change after it."""
 
+    @property
+    def stopped(self) -> int:
+        """Days that the platform has not taken, or that wait for a decision: nothing more happens by itself."""
+        return self.rows.get("rejected", 0) + self.rows.get("held", 0) - self.aside
+
+    @property
+    def backlog(self) -> int:
+        """Days that are neither confirmed nor set aside, `stopped` among them."""
+        return sum(number for state, number in self.rows.items() if state != "confirmed") - self.aside
+
 
 @dataclass(frozen=True, slots=True)
 class OutputHealth:

@@ -207,8 +207,10 @@ class Seen:
                 today.add_metric((one.id,), one.today_wh)
             if one.total_wh is not None:
                 total.add_metric((one.id,), one.total_wh)
+        silent = {one.id for one in meters if one.state in ("stale", "never read")}  # a line that hangs has no polls
         for meter, watts in list(self._power.items()):
-            power.add_metric((meter,), watts)
+            if meter not in silent:
+                power.add_metric((meter,), watts)
         yield from (info, state, last, power, today, total)
 
 
@@ -262,7 +264,7 @@ def _of_uplinks(uplinks: Sequence[UplinkHealth], health: Health) -> Iterator[Met
             rows.add_metric((one.name, state), number)
             verdicts.add_metric((one.name, state), one.verdicts.get(state, 0))
         rows.add_metric((one.name, ASIDE), one.aside)
-        backlog.add_metric((one.name,), sum(count.values()) - count["confirmed"])
+        backlog.add_metric((one.name,), one.backlog)
         if one.oldest is not None:
             oldest.add_metric((one.name,), start_of(one.oldest, zone).timestamp())
         if one.token_until is not None:

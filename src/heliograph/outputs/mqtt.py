@@ -375,7 +375,7 @@ def day_document(one: DayFigure) -> dict[str, Any]:
 
 
 def state_document(health: Health) -> dict[str, Any]:
-    """How the site is. `backlog`: days on their way to a platform; `stopped`: those it has not taken."""
+    """How the site is. `backlog`: days that a platform has not confirmed; `stopped`: those of them it has not taken."""
     return {
         "ts": stamp(health.at),
         "software": health.software,
@@ -387,8 +387,8 @@ def state_document(health: Health) -> dict[str, Any]:
         "missing_days": health.missing,
         "uplinks": {
             one.name: {
-                "backlog": sum(one.rows.get(state, 0) for state in ("due", "unclear", "accepted")),
-                "stopped": one.rows.get("rejected", 0) + one.rows.get("held", 0) - one.aside,
+                "backlog": one.backlog,
+                "stopped": one.stopped,
                 "oldest": one.oldest.isoformat() if one.oldest else None,
                 "trouble": one.trouble,
                 "token_until": stamp(one.token_until) if one.token_until else None,

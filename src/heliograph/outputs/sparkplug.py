@@ -455,11 +455,10 @@ def of_a_meter(meter: MeterHealth) -> Mapping[str, tuple[Value, Quality]]:
 
 
 def of_the_node(health: Health) -> Mapping[str, Value]:
-    on_their_way = ("due", "unclear", "accepted")
     return {
         "software": f"heliograph {health.software}",
         "clock_trusted": health.clock_trusted,
-        "backlog": sum(uplink.rows.get(state, 0) for uplink in health.uplinks for state in on_their_way),
+        "backlog": sum(uplink.backlog for uplink in health.uplinks),
         "held_days": health.held,
         "missing_days": health.missing,
         "alarms": len(health.alarms),

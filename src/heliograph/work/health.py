@@ -360,7 +360,7 @@ def _alarms(
             )
         found += [f"{uplink.name}: {need}" for need in uplink.needs]
         found += uplink.stuck
-        if count := uplink.rows.get("rejected", 0) + uplink.rows.get("held", 0) - uplink.aside:
+        if count := uplink.stopped:
             days = f"{count} day{'s' if count != 1 else ''}"
             found.append(f"{uplink.name} has not taken {days}: {uplink.trouble}. Look at: heliograph backlog")
         found += [f"{device}. {device.todo}" for device in uplink.waits]
