@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -27,13 +28,14 @@ def reading(meter: str, minute: int, wh: int | None, doubt: str = "", *, trusted
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    """An hour of two meters. The roof's counter is doubted at 10; the clock was not trusted at 20."""
+    """An hour of two meters. The roof's counter is doubted at 10; at 20 the clock was not trusted, in another boot."""
     with in_memory() as folder:
         opened = Store.writer(folder)
         opened.readings.begin("site", "Asia/Singapore", "boot-1", START)
         for meter in (ROOF, SHED):
             opened.readings.know_meter(meter.id, meter.production)
         for minute in range(60):
+            opened.readings.begin("site", "Asia/Singapore", "boot-1" if minute > 20 else "boot-0", START)
             wh = FIRST_WH + 100 * minute
             roof = reading("roof", minute, wh, "the counter fell" if minute == 10 else "", trusted=minute != 20)
             opened.readings.add([roof, reading("shed", minute, 5)])
@@ -85,4 +87,54 @@ def test_the_running_total_goes_on_over_a_seam(store: Store) -> None:
 
 def test_a_clock_that_was_set_back_a_little_hides_nothing(store: Store) -> None:
     store.readings.add([reading("roof", 55, FIRST_WH + 6000)])
-    assert minutes(back(store, 54, 57)) == [54, 55, 56, 57, 55]
+    assert minutes(back(store, 54, 57)) == [54, 55, 55, 56, 57]
+
+
+def test_what_waited_for_a_card_and_was_stored_meter_by_meter_is_found(store: Store) -> None:
+    """Ids are not in order of time then."""
+    for meter in ("roof", "shed"):
+        store.readings.add([reading(meter, minute, FIRST_WH + 100 * minute) for minute in range(60, 300)])
+    for minute in range(300, 360):
+        store.readings.add([reading(meter, minute, FIRST_WH + 100 * minute) for meter in ("roof", "shed")])
+    for one in (ROOF, SHED):
+        for since, until in ((60, 299), (120, 240), (200, 299), (30, 359)):
+            found = look_back(one, store, START + since * MINUTE, START + until * MINUTE, 1000)
+            assert minutes(found) == list(range(since, until + 1))
+
+
+def test_a_week_is_read_by_the_day_and_nothing_is_left_out(store: Store) -> None:
+    """Days are entered at their borders, also where the clock was set back over one, and where nothing was read."""
+    wanted = [*range(60, 3000, 10), *range(7000, 9000, 10)]
+    for minute in wanted:
+        store.readings.add([reading("roof", minute, FIRST_WH + 100 * minute)])
+    by_minute = {(one.moment.at - START) / MINUTE: one.id or 0 for one in store.readings.back("roof")}
+    for day in range(1, 7):
+        at = day * 1440
+        before, after = (max(m for m in by_minute if m <= at), min((m for m in by_minute if m > at), default=None))
+        border = Border(
+            START + at * MINUTE, FIRST_WH, 1_000_000, "read", by_minute[before], by_minute[after] if after else None
+        )
+        with store.readings._db.writing():
+            store.days._insert_border("roof", border)
+    found: list[float] = []
+    while page := minutes(back(store, found[-1] + 0.1 if found else 60, 9999, 7)):
+        found += page
+    assert found == wanted
+
+
+def test_what_waits_for_its_date_is_waited_for(store: Store) -> None:
+    """A clock that is trusted by now: what was read before that will lie before the others, once it is dated."""
+    for minute, trusted in ((100, True), (30, False), (31, False), (130, True)):
+        store.readings.add(
+            [
+                replace(
+                    reading("roof", minute, FIRST_WH + 9000, trusted=trusted),
+                    moment=Moment(
+                        START + minute * MINUTE, "boot-1", 60.0 * minute + (0 if trusted else 6000 - 60 * 20), trusted
+                    ),
+                )
+            ]
+        )
+    assert minutes(back(store, 59, 999)) == [59, 100]
+    store.readings.date_back("boot-1", START + 130 * MINUTE, 130 * 60.0)
+    assert minutes(back(store, 59, 999)) == [59, 100, 110, 111, 130]

@@ -25,8 +25,8 @@ UNDATED_LOOK = 100_000
 LOOK = 20_000
 # What was read before a moment stands before the readings of a border that is so much later (microseconds).
 SURELY_LATER = 2 * 3600 * 1_000_000
-# By so much a clock that is trusted may be set back without a reading being overlooked.
-SET_BACK = timedelta(minutes=10)
+# By so much a clock that is trusted may be set back without a reading being overlooked (microseconds).
+SET_BACK = 10 * 60 * 1_000_000
 # Thinning keeps both ends of a longer gap, for a day that is held rests on them when it is released (microseconds).
 GAP = 20 * 60 * 1_000_000
 
@@ -308,31 +308,40 @@ class Readings:
     def onward(self, meter: str, since: datetime, until: datetime, most: int) -> list[Reading]:
         """Samples of a meter read from `since` to `until` on a trusted clock, oldest first, at most so many.
 
-        Readings are not indexed by time, but they are stored in its order, save that a clock may be set back a little.
+        Nothing from the first one on that waits for its date (`date_back`), for it may come to lie before the others.
         """
-        first, behind = self._first_at(since - SET_BACK), self._first_at(until + SET_BACK)
+        known = self._db.one("SELECT last FROM meter WHERE name = ?", [meter])
+        if known is None or (last := known["last"]) is None:
+            return []
+        # Readings are not indexed by time, and what waited for a card is stored by one bus after the other: only a
+        # meter's own are in its order. Its chain is entered a day at a time, at borders, behind which nothing is
+        # earlier than SURELY_LATER before them.
+        borders = self._db.all(
+            "SELECT coalesce(after, before) AS id, border.at FROM border JOIN meter ON meter.id = border.meter"
+            " WHERE meter.name = ? AND border.at BETWEEN ? AND ? ORDER BY border.at",
+            [meter, micros(since) + SURELY_LATER, micros(until) + SURELY_LATER],
+        )
+        for border in borders:
+            if found := self._linked(border["id"], last, micros(since), border["at"] - SURELY_LATER, most):
+                return found
+        return self._linked(last, last, micros(since), micros(until), most)
+
+    def _linked(self, entry: int, last: int, since: int, until: int, most: int) -> list[Reading]:
+        """The same of what is linked to a reading; `last` is the newest one."""
         rows = self._db.all(
-            self._READING + " WHERE reading.id >= ? AND reading.id < ? AND meter.name = ? AND reading.trusted > 0"
-            " AND reading.at BETWEEN ? AND ? ORDER BY reading.id LIMIT ?",
-            [first, behind, meter, micros(since), micros(until), most],
+            "WITH RECURSIVE chain AS (SELECT id, prev, at, trusted, boot FROM reading WHERE id = ? UNION ALL"
+            " SELECT reading.id, reading.prev, reading.at, reading.trusted, reading.boot"
+            " FROM chain JOIN reading ON reading.id = chain.prev WHERE chain.trusted = 0 OR chain.at >= ?),"
+            # Of another boot than the newest reading nothing is dated any more.
+            " undated AS (SELECT min(id) AS id FROM chain WHERE trusted = 0 AND boot IN (SELECT same.id FROM boot"
+            " JOIN boot AS same ON same.boot = boot.boot WHERE boot.id = (SELECT boot FROM reading WHERE id = ?))"
+            f" AND id > (SELECT max(id) FROM reading) - {UNDATED_LOOK}) {self._READING} WHERE reading.id IN"
+            " (SELECT id FROM chain WHERE trusted > 0 AND at BETWEEN ? AND ?"
+            " AND id < coalesce((SELECT id FROM undated), id + 1) ORDER BY at, id LIMIT ?)"
+            " ORDER BY reading.at, reading.id",
+            [entry, since - SET_BACK, last, since, until, most],
         )
         return [self._reading(row) for row in rows]
-
-    def _first_at(self, at: datetime) -> int:
-        """Id of the first reading from a moment on, found by halving; the next one to come where there is none."""
-        newest = self._db.one("SELECT max(id) AS id FROM reading")
-        low, high = 0, ((newest["id"] or 0) if newest else 0) + 1
-        while low < high:
-            middle = (low + high) // 2
-            row = self._db.one(
-                "SELECT id, at FROM reading WHERE id BETWEEN ? AND ? AND trusted > 0 ORDER BY id LIMIT 1",
-                [middle, high - 1],
-            )
-            if row is None or row["at"] >= micros(at):
-                high = middle
-            else:
-                low = row["id"] + 1
-        return low
 
     def since(self, meter: str, at: datetime) -> list[Reading]:
         """Readings from a moment on, oldest first, with the last good one before it."""
