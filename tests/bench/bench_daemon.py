@@ -100,17 +100,18 @@ def main() -> None:
         command = [sys.executable, "-c", RUN, "run", "--log", "error", "--config", str(folder / "config.toml")]
         threading.Thread(target=_ask, args=([ASKED[one] for one in names if one in ASKED],), daemon=True).start()
         with subprocess.Popen(command) as child:
-            while not _settled(folder):  # start, identification and commissioning are not what is measured
-                time.sleep(0.5)
-            before, first = _cpu(child.pid), _polls(folder)
-            written = _written(child.pid)
-            time.sleep(seconds)
-            cpu, polls = _cpu(child.pid) - before, _polls(folder) - first
-            written = _written(child.pid) - written
-            memory = _resident(child.pid)
-            flushes, rounds = _flushes(child.pid, folder)
-            child.terminate()
-            child.wait()
+            try:
+                while not _settled(folder):  # start, identification and commissioning are not what is measured
+                    time.sleep(0.5)
+                before, first = _cpu(child.pid), _polls(folder)
+                written = _written(child.pid)
+                time.sleep(seconds)
+                cpu, polls = _cpu(child.pid) - before, _polls(folder) - first
+                written = _written(child.pid) - written
+                memory = _resident(child.pid)
+                flushes, rounds = _flushes(child.pid, folder)
+            finally:
+                child.terminate()
     print(f"outputs {', '.join(names) or 'none'}")
     print(f"{polls} meter polls in {seconds:g} s, each stored and flushed in a round of {METERS}")
     print(f"CPU     {1000 * cpu / polls:6.2f} s per 1,000 meter polls   limit 3 s")
