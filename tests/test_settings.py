@@ -148,3 +148,21 @@ def test_the_schema_for_editors_is_the_models() -> None:
     example["site"]["timezon"] = "x"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(example, shipped)
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ('[mqtt]\nurl = "mqtt://a"\nhome_assistant = true', "homeassistant"),
+        ('[metrics]\nlisten = "127.0.0.1:8080"\n[web]\ntoken.file = "t"', "both want to listen"),
+        (
+            '[mqtt]\nurl = "mqtt://a"\nclient_id = "x"\n[sparkplug]\nurl = "mqtt://a"\ngroup = "g"\nclient_id = "x"',
+            "x at a",
+        ),
+    ],
+    ids=["home_assistant", "listen", "client_id"],
+)
+def test_outputs_that_would_stand_in_each_others_way_are_named(tmp_path: Path, tables: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        load(tmp_path, f"{GOOD}\n{tables}\n")
+    assert caught.value.line is not None

@@ -604,7 +604,8 @@ def _installed(table: str, make: Callable[[], Output]) -> Output:
     try:
         return make()
     except ModuleNotFoundError as error:
-        return Absent(table, error.name)
+        log.warning("output_down", output=table, error=str(error), hint=f"pip install 'heliograph[{table}]'")
+        return Absent(table, EXTRAS[table])
 
 
 def _metrics(chosen: MetricsSettings, site: str, clock: Clock, meters: tuple[Meter, ...]) -> Output:

@@ -77,7 +77,7 @@ class Daemon:
         self.audience = Audience([*app.outputs(), *self._web()])
         self._days: tuple[DayFigure, ...] = ()
         self.live = Live(sampled=self.audience.sample, outputs=self.audience.states)
-        self._site = Site(app, self.live, self._health, self.healthy, self._stores)
+        self._site = Site(app, self.live, self.health, self.healthy, self._stores)
         self.stopping = threading.Event()
         self.lines = [self._line(bus.id) for bus in app.config.settings.bus]
         self.uplinks = app.uplinks()
@@ -356,9 +356,9 @@ class Daemon:
     def _show(self) -> None:
         with suppress(StoreError):  # then the days are as they were, and the picture says what is wrong
             self._days = figures(self.store, self.app.clock, self.app.rules.zone)
-        self.audience.picture(self._health(), self._days)
+        self.audience.picture(self.health(), self._days)
 
-    def _health(self) -> Health:
+    def health(self) -> Health:
         site, rules = self.app.config.settings.site.id, self.app.rules
         return health(site, self.app.meters, self.store, self.app.clock, rules, self.live)
 

@@ -282,6 +282,12 @@ class BrokerSettings(Part):
         return self
 
 
+def _prefix(given: object) -> object:
+    if isinstance(given, bool):
+        raise ValueError('write home_assistant = "homeassistant", its discovery prefix, or leave the line out')
+    return given
+
+
 class MqttSettings(BrokerSettings):
     root: Topic = "heliograph"
     """First part of all topics."""
@@ -293,7 +299,7 @@ class MqttSettings(BrokerSettings):
     """Smaller changes are left out, in percent; energy is told once a minute."""
     heartbeat: Duration = timedelta(minutes=5)
     """What does not change is told again after this."""
-    home_assistant: Topic | None = None
+    home_assistant: Annotated[Topic, BeforeValidator(_prefix)] | None = None
     """Prefix of Home Assistant's discovery topics, "homeassistant" unless it was changed there; none: not announced."""
 
 
@@ -553,6 +559,21 @@ def _check(config: Config) -> None:
     if settings.web is not None and settings.web.token is None:
         hint = 'Add: token = { file = "/etc/heliograph/web.token" }, and write one there: openssl rand -hex 32'
         raise config.error(("web",), "web needs a token, for whoever reaches the port could read everything", hint)
+    if settings.metrics is not None and settings.web is not None and settings.metrics.listen == settings.web.listen:
+        message = f"metrics and web both want to listen at {settings.web.listen}"
+        raise config.error(("web", "listen"), message, "Give each a port of its own.")
+    mqtt, sparkplug = settings.mqtt, settings.sparkplug
+    if mqtt is not None and sparkplug is not None and (mqtt.host, mqtt.port) == (sparkplug.host, sparkplug.port):
+        ids = (
+            mqtt.client_id or f"heliograph-{settings.site.id}",
+            sparkplug.client_id or f"heliograph-{settings.site.id}-sparkplug",
+        )
+        if ids[0] == ids[1]:
+            which = "sparkplug" if sparkplug.client_id else "mqtt"
+            message = f"mqtt and sparkplug both call themselves {ids[0]} at {mqtt.host}"
+            raise config.error(
+                (which, "client_id"), message, "A broker throws out one of two with the same client_id: change one."
+            )
 
 
 def _unique(config: Config, table: str, values: Sequence[str], key: str) -> None:

@@ -99,7 +99,8 @@ def main() -> None:
         (folder / "config.toml").write_text(text)
         command = [sys.executable, "-c", RUN, "run", "--log", "error", "--config", str(folder / "config.toml")]
         threading.Thread(target=_ask, args=([ASKED[one] for one in names if one in ASKED],), daemon=True).start()
-        with subprocess.Popen(command) as child:
+        # As the unit starts it.
+        with subprocess.Popen(command, env={**os.environ, "MALLOC_ARENA_MAX": "1"}) as child:
             try:
                 while not _settled(folder):  # start, identification and commissioning are not what is measured
                     time.sleep(0.5)

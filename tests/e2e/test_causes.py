@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from heliograph import app, daemon, library
+from heliograph.core.health import as_json
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.rehearsal.sandbox import Sandbox
@@ -191,7 +192,7 @@ def test_status_names_what_keeps_a_platform_from_getting_anything(
         with site.writer() as store:
             running = Daemon(site, store)
             running._deliver(running.uplinks[0])
-            status = running.answer("/api/v1/status")
+            status = as_json(running.health())
             assert set(shown(status, platform)["rows"]) <= {"due", "unclear"}, status
             (alarm,) = alarms(status, platform)
             assert alarm.startswith(f"{platform}: paused until ")
@@ -215,7 +216,7 @@ def test_what_is_only_unclear_is_told_without_an_alarm(
         with site.writer() as store:
             running = Daemon(site, store)
             running._deliver(running.uplinks[0])
-            status = running.answer("/api/v1/status")
+            status = as_json(running.health())
             assert told in shown(status, platform)["trouble"] and "unclear" in shown(status, platform)["rows"]
             assert alarms(status, platform) == []
             running.uplinks[0].close()
@@ -229,7 +230,7 @@ def test_a_rate_limit_is_shown_and_needs_nobody(tmp_path: Path, monkeypatch: pyt
         with site.writer() as store:
             running = Daemon(site, store)
             running._deliver(running.uplinks[0])
-            status = running.answer("/api/v1/status")
+            status = as_json(running.health())
             assert (
                 "429" in shown(status, platform)["trouble"]
                 and "tried again by itself" in shown(status, platform)["remedy"]
@@ -286,7 +287,7 @@ def test_polling_goes_on_while_a_token_is_refused_and_a_new_one_ends_the_pause(
 
 def until(running: Daemon, true: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     deadline = time.monotonic() + 60
-    while not true(status := running.answer("/api/v1/status")):
+    while not true(status := as_json(running.health())):
         assert time.monotonic() < deadline, status
         time.sleep(0.05)
     assert isinstance(status, dict)

@@ -18,6 +18,7 @@ import pytest
 from heliograph import app, library, seal
 from heliograph.core import daily
 from heliograph.core.chain import canonical
+from heliograph.core.health import as_json
 from heliograph.core.readings import Moment, Reading
 from heliograph.daemon import Daemon
 from heliograph.rehearsal.demo import ZONE
@@ -183,7 +184,7 @@ def test_days_that_were_delivered_get_the_figure_that_was_delivered(
         with site.running() as daemon:
             assert len(daemon.store.days.all("roof")) == 2 and len(delivered) == 5
             daemon._close()
-            status = daemon.answer("/api/v1/status")
+            status = as_json(daemon.health())
             assert any("no day is closed after the restore" in alarm for alarm in status["alarms"])
             site.to_midnight(daemon, 12)
             site.to_midnight(daemon, 12)
@@ -195,7 +196,7 @@ def test_days_that_were_delivered_get_the_figure_that_was_delivered(
             told = explain("roof", sorted(closed)[3], daemon.store, daemon.app.clock.now(), library.from_texts)
             assert all(f"{name} holds" in told["recovered"][0] for name in uplinks)
             assert "a platform holds" in told["closing"]["how"]
-            status = daemon.answer("/api/v1/status")
+            status = as_json(daemon.health())
             (alarm,) = status["alarms"]
             assert "took its place" in alarm and "recorded again" in alarm and "quarantine/" in alarm
         assert [path.name for path in (site.data / "quarantine").glob("*/*")] == [FILE]
@@ -311,7 +312,7 @@ def test_without_a_copy_the_total_goes_on_from_the_platforms_and_nothing_is_inve
             assert delivered.items() <= now.items() and len(now) == len(delivered) + 3
             assert sum(now.values()) < site.meter.counted_wh(site.clock.now()) - 41_230_700
             assert [str(one) for one in site.platform.violations] == []
-            status = daemon.answer("/api/v1/status")
+            status = as_json(daemon.health())
             assert any("begun anew" in alarm for alarm in status["alarms"])
 
 

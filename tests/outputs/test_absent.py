@@ -29,4 +29,4 @@ def test_a_package_that_is_missing_is_told_and_stops_no_metering(
         finally:
             running.stop()
     assert state.name == table and not state.up
-    assert package.split(".")[0] in state.trouble and f"'heliograph[{table}]'" in state.trouble
+    assert app.EXTRAS[table] in state.trouble and f"'heliograph[{table}]'" in state.trouble

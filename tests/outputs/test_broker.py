@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from heliograph.clock import RehearsalClock
 from heliograph.outputs.broker import CEILINGS, MOST_WAITING, SHORTEST, WINDOW, Address, Broker, Message, wait
@@ -134,9 +136,8 @@ def test_a_frozen_broker_neither_blocks_nor_fills_memory(mosquitto: Mosquitto, q
         assert broker.state().left_out > 50_000
 
 
-def test_a_wrong_password_is_told_once_and_a_new_one_is_read_before_the_next_try(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_password_is_told_once_and_a_new_one_is_read_before_the_next_try(tmp_path: Path) -> None:
+    structlog.reset_defaults()
     tries: list[str] = []
 
     def password() -> str:
@@ -146,6 +147,7 @@ def test_a_wrong_password_is_told_once_and_a_new_one_is_read_before_the_next_try
     (tmp_path / "password").write_text("first")
     with (
         running(tmp_path, passwords={"gate": "first"}) as mosquitto,
+        capture_logs() as logs,
         connected(mosquitto, where=address(mosquitto, username="gate", password=password)) as broker,
     ):
         until(up(broker), "it is not let in")
@@ -156,7 +158,7 @@ def test_a_wrong_password_is_told_once_and_a_new_one_is_read_before_the_next_try
         until(lambda: len(tries) > seen + 2, "it does not try again")
         (tmp_path / "password").write_text("second")
         until(up(broker), "the new password is not used")
-    told = capsys.readouterr().out
+    told = str(logs)
     assert told.count("refuses user gate") == 1, told
     assert "first" not in told and "second" not in told
 
@@ -256,9 +258,8 @@ def test_a_stranger_cannot_fill_memory_with_what_it_leaves_on_a_topic_we_hear(mo
     assert heard == []
 
 
-def test_two_clients_of_one_name_are_told_apart_from_a_bad_line_and_do_not_fill_the_log(
-    mosquitto: Mosquitto, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_clients_of_one_name_are_told_apart_from_a_bad_line_and_do_not_fill_the_log(mosquitto: Mosquitto) -> None:
+    structlog.reset_defaults()
     lives: list[int] = []
 
     def begin() -> list[Message]:
@@ -266,11 +267,11 @@ def test_two_clients_of_one_name_are_told_apart_from_a_bad_line_and_do_not_fill_
         return []
 
     more: dict[str, Any] = {"rate": 40.0, "on_connected": begin}
-    with connected(mosquitto, **more) as one, connected(mosquitto, **more) as other:
+    with capture_logs() as logs, connected(mosquitto, **more) as one, connected(mosquitto, **more) as other:
         until(lambda: "another client" in one.state().trouble + other.state().trouble, "nobody suspects a namesake")
         seen = len(lives)
         until(lambda: len(lives) > seen + 2, "it is not tried again")
-    assert len(capsys.readouterr().out.splitlines()) <= 8, "each first up, first down, the suspicion, perhaps a last up"
+    assert len(logs) <= 8, "each first up, first down, the suspicion, perhaps a last up"
 
 
 def test_memory_has_a_bound_in_topics_too(mosquitto: Mosquitto) -> None:

@@ -58,6 +58,8 @@ def command(config: Path | None, as_json: bool, schema: bool) -> int:
             f"  {meter.id}: unit {meter.unit} on {meter.bus}, map {meter.map.name} ({meter.map.status}),"
             f" {meter.production} is production, reports to {reports}"
         )
+    for line in _outputs(app):
+        click.echo(f"  {line}")
     for note in notes:
         click.echo(f"  {note}")
     for warning in warnings:
@@ -74,6 +76,20 @@ def warnings_of(app: App) -> list[str]:
     """What is no error, but may surprise: what the maps know of the devices, and what will be in the way of D-REC."""
     of_maps = [f"{meter.id}: {words}" for meter in app.meters for words in cautions(meter)]
     return of_maps + _changed(app) + _of_drec(app) + _of_outputs(app) + _of_brokers(app)
+
+
+def _outputs(app: App) -> list[str]:
+    """Where it will be shown; nothing is tried, for the gateway starts without them too."""
+    settings = app.config.settings
+    brokers = {"mqtt": settings.mqtt, "sparkplug": settings.sparkplug}
+    found = [
+        f"{name}: {one.url} as {one.username or 'a client without a user name'}"
+        for name, one in brokers.items()
+        if one is not None
+    ]
+    found += [f"metrics: http://{settings.metrics.listen}/metrics"] if settings.metrics is not None else []
+    found += [f"web: http://{settings.web.listen}"] if settings.web is not None else []
+    return [f"{line}; status tells after the start whether it is up" for line in found]
 
 
 def _of_outputs(app: App) -> list[str]:

@@ -53,6 +53,8 @@ def command(config: Path | None, as_json: bool) -> int:
     for meter in seen["meters"]:
         if meter["seam"]:
             click.echo(f"{meter['id']}: {meter['seam']}")
+        if meter["error"] and meter["state"] == "ok":  # not yet an alarm: it may be one lost round
+            click.echo(f"{meter['id']}: did not answer when it was asked last: {meter['error']}")
     for uplink in seen["uplinks"]:
         rows = ", ".join(f"{count} {state}" for state, count in sorted(uplink["rows"].items())) or "nothing to send yet"
         click.echo(
@@ -63,13 +65,18 @@ def command(config: Path | None, as_json: bool) -> int:
         )
         for note in uplink["notes"]:
             click.echo(f"  {note}")
-    for output in seen.get("outputs", ()):  # a daemon of before an update, which still runs, names none
+    shown = seen.get("outputs", ())  # a daemon of before an update, which still runs, names none
+    for output in shown:
         since = datetime.fromisoformat(output["since"]) if output["since"] else None
-        how = f"{'up' if output['up'] else 'down'}{f' since {since:%Y-%m-%d %H:%M} UTC' if since else ''}"
+        how = f"{'up' if output['up'] else 'down'} since {since:%Y-%m-%d %H:%M} UTC" if since else "not up yet"
         click.echo(
             f"{output['name']}: {output['where']} is {how}"
             + (f"; {output['trouble']}" if output["trouble"] else "")
-            + (f"; {output['left_out']} messages had to make room" if output["left_out"] else "")
+            + (
+                f"; since the start {output['left_out']} live values gave way to newer ones (all are stored)"
+                if output["left_out"]
+                else ""
+            )
         )
     if seen["held"] or seen["missing"]:
         click.echo(f"days: {seen['held']} held, {seen['missing']} missing (heliograph days)")
@@ -82,9 +89,16 @@ def command(config: Path | None, as_json: bool) -> int:
     for alarm in seen["alarms"]:
         click.echo(f"! {alarm}")
     if not seen["alarms"]:
-        click.echo("All right.")
+        silent = any(meter["error"] for meter in seen["meters"])
+        lame = any(not output["up"] for output in shown)
+        but = [*(["a meter that did not answer last"] if silent else []), *(["an output"] if lame else [])]
+        click.echo(f"All right, but for {' and '.join(but)}." if but else "All right.")
     return 1 if seen["alarms"] else 0
 
 
 def _kwh(wh: int | None) -> str:
     return "-" if wh is None else kwh(wh)
+
+
+def _given_way(count: int) -> str:
+    return f"; since the start {count} live values gave way to newer ones (all are stored)" if count else ""

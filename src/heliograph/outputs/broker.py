@@ -471,7 +471,7 @@ class Broker:
 
     def _log_up(self) -> None:
         """After a connection that did not last, not before this one does: two lines a minute would help nobody."""
-        (log.info if self._logged is None else log.warning)("output_up", output=self.name, broker=self._address.where)
+        log.info("output_up", output=self.name, broker=self._address.where)
         self._logged = None
 
     def _thrown_out(self, trouble: Trouble) -> Trouble:
@@ -544,7 +544,7 @@ def why(exc: BaseException, address: Address) -> Trouble:
         case ssl.SSLCertVerificationError():
             authority = f"signed by {address.ca}" if address.ca is not None else "known"
             return Trouble(
-                f"the certificate of {where} does not hold: {exc.verify_message}",
+                f"the certificate of {where} does not hold: {exc.verify_message.rstrip('.')}",
                 f"It must be {authority} and for the name {address.host}. Put the broker's authority into ca_file; "
                 "if it is said to be not yet valid or expired, look at the clock (timedatectl).",
             )

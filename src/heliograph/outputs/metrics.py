@@ -21,6 +21,7 @@ from typing import get_args
 from zoneinfo import ZoneInfo
 
 import prometheus_client
+import structlog
 from prometheus_client import metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -33,6 +34,8 @@ from heliograph.core.health import Health, MeterHealth, MeterState, OutputHealth
 from heliograph.core.shown import DayFigure, Quality, Sample
 from heliograph.outputs.scraped import Made, Page
 from heliograph.ports import Clock
+
+log = structlog.get_logger()
 
 PATH = "/metrics"
 # A request at 9600 baud takes some 50 ms, a poll of three 220 ms; a time-out with its repeat some seconds.
@@ -111,9 +114,12 @@ class Metrics:
 
     def _changed(self, up: bool, why: str) -> None:
         with self._lock:
+            told = (self._up, self._trouble)
             if self._since is None or up != self._up:
                 self._since = self._clock.now()
             self._up, self._trouble = up, why
+        if why and told != (up, why):
+            log.warning("output_down", output=self.name, error=why)
 
     def _made(self, headers: Mapping[str, str]) -> Made:
         """By the page's thread, and by it alone."""

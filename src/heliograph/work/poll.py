@@ -378,10 +378,9 @@ def _round(
             live.errors[id] = error.message
             _failed(live, clock, id, error.message, clock.since_boot() - began)
             continue
-        if one.dead:
-            log.info("meter_answers", meter=id)
         one.failures = 0
-        live.errors.pop(id, None)
+        if live.errors.pop(id, None) is not None:
+            log.info("meter_answers", meter=id)
         live.at[id] = reading.moment.at
         note(id, read_as(reading), reading.moment)
         moment, took = reading.moment, clock.since_boot() - began
