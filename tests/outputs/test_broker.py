@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from heliograph.clock import RehearsalClock
-from heliograph.outputs.broker import CEILINGS, MOST_WAITING, SHORTEST, WINDOW, Address, Broker, Message, wait
+from heliograph.outputs.broker import CEILINGS, MOST_WAITING, SHORTEST, STEADY, WINDOW, Address, Broker, Message, wait
 from tests.outputs.mosquitto import Mosquitto, certificates, mosquitto, needs_mosquitto, running, until
 
 __all__ = ["mosquitto"]
@@ -255,7 +256,13 @@ def test_a_stranger_cannot_fill_memory_with_what_it_leaves_on_a_topic_we_hear(mo
             broker.put(Message("out", b"still here", 1))
             listener.wait_for("out")
             assert "bytes on in/1. Take that message away" in broker.state().trouble
-    assert heard == []
+            # A later connection, after one that lasted, listens again.
+            listener.say("in/1", b"", retain=True)
+            until(lambda: time.monotonic() - broker._began > STEADY / FAST, "it does not last")
+            broker.renew("for a test")
+            until(lambda: broker.state().up and not broker.state().trouble, "it stays deaf")
+            listener.say("in/1", b"short")
+            until(lambda: heard == ["in/1"], "it hears nothing")
 
 
 def test_two_clients_of_one_name_are_told_apart_from_a_bad_line_and_do_not_fill_the_log(mosquitto: Mosquitto) -> None:

@@ -164,7 +164,7 @@ class Broker:
         self._said_will: Message | None = None
         self._ended: Trouble | None = None
         self._deaf: Trouble | None = None
-        """Why nothing is subscribed to any more."""
+        """Why nothing is subscribed to, until a connection has lasted so."""
 
     # Any thread
 
@@ -212,12 +212,14 @@ class Broker:
     def _run(self) -> None:
         tries = 0
         while not self._closing.is_set():
-            self._began = time.monotonic()
+            self._began, was_deaf = time.monotonic(), self._deaf is not None
             trouble: Trouble | None = Trouble("an error of ours", "Its traceback is in the log: please report it.")
             with self._guarded("connection"):
                 trouble = self._connection()
             was_up = self._up
             steady = was_up and time.monotonic() - self._began >= STEADY / self._clock.rate
+            if was_deaf and steady:
+                self._deaf = None
             self._short_lives = self._short_lives + 1 if was_up and not steady else 0
             if self._short_lives > 1:
                 trouble = self._thrown_out(trouble) if trouble else None
@@ -324,7 +326,7 @@ class Broker:
         topic = bytes(coming["packet"][2:202]).decode("utf-8", "replace")
         if len(coming["packet"]) > 2:
             topic = topic[: int.from_bytes(coming["packet"][:2])]
-        hint = "Take that message away there, then restart the gateway; until then it listens to nobody."
+        hint = "Take that message away there. The gateway listens to nobody now; a later connection tries it again."
         self._deaf = Trouble(f"somebody said {coming['remaining_length']:,} bytes on {topic}", hint)
         return True
 
