@@ -4,6 +4,7 @@ import base64
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +16,13 @@ from structlog.testing import capture_logs
 from heliograph import app, daemon
 from heliograph.core.delivery import Note
 from heliograph.core.errors import UsageError
+from heliograph.core.health import Health, OutputHealth
+from heliograph.core.shown import DayFigure, Sample
 from heliograph.core.site import Report
 from heliograph.daemon import Daemon
 from heliograph.settings import DrecSettings, RedexSettings
 from heliograph.uplink.gate import Gate
+from heliograph.work import show
 from heliograph.work.deliver import Pace
 from heliograph.work.health import health
 from tests.fakes import RULES, FakeClock, FakeUplink
@@ -277,3 +281,56 @@ def test_a_question_that_waits_for_its_turn_does_not_hold_up_a_stop(tmp_path: Pa
         waiting.join(5)
         assert not waiting.is_alive()
         assert time.monotonic() - asked < 5
+
+
+class Hanging:
+    """An output that hangs at its good-bye."""
+
+    name = "hanging"
+
+    def __init__(self) -> None:
+        self.asked, self.let_go = threading.Event(), threading.Event()
+
+    def start(self) -> None: ...
+
+    def sample(self, sample: Sample) -> None: ...
+
+    def picture(self, health: Health, days: Sequence[DayFigure]) -> None: ...
+
+    def state(self) -> OutputHealth:
+        return OutputHealth(self.name, "nowhere", True, None)
+
+    def close(self) -> None:
+        self.asked.set()
+        self.let_go.wait(60)
+
+
+@pytest.mark.parametrize("job_hangs", [False, True], ids=["until the output is asked", "for ever"])
+def test_a_stop_waits_for_a_job_and_an_output_that_hang_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_hangs: bool
+) -> None:
+    """Each its time after the other would be longer than a person waits, or systemd."""
+    assert show.CLOSE_WITHIN <= daemon.STOP_WITHIN <= 4.0
+    monkeypatch.setattr(daemon, "STOP_WITHIN", 0.2 if job_hangs else 30.0)
+    monkeypatch.setattr(show, "CLOSE_WITHIN", 0.2)
+    (tmp_path / "config.toml").write_text(CONFIG.format(folder=tmp_path))
+    site = app.load(tmp_path / "config.toml")
+    output, began, seen = Hanging(), threading.Event(), list[bool]()
+
+    def job() -> None:
+        began.set()
+        seen.append((output.let_go if job_hangs else output.asked).wait(5))
+
+    with site.writer() as store:
+        running = Daemon(site, store)
+        running.audience = show.Audience([output])
+        running.start()
+        running._add("hangs", timedelta(hours=1), job)
+        assert began.wait(60)
+        asked = time.monotonic()
+        running.stop()
+        took = time.monotonic() - asked
+        assert output.asked.is_set()
+        assert seen == ([] if job_hangs else [True]), "the output was asked only when the job had been given up"
+        output.let_go.set()
+    assert took < 4

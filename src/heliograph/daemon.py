@@ -465,13 +465,17 @@ class Daemon:
         self._scheduler.remove_all_jobs()
         # A request may take a minute to time out: its row is unclear on disk already, so nothing has to wait for it.
         ending = threading.Thread(target=self._scheduler.shutdown, name="stop", daemon=True)
-        ending.start()
-        ending.join(STOP_WITHIN)
+        # Outputs take their leave meanwhile: what a last round comes to is stored, and need not be shown.
+        leaving = threading.Thread(target=self.audience.close, name="leave", daemon=True)
+        until = time.monotonic() + STOP_WITHIN
+        for one in (ending, leaving):
+            one.start()
+        for one in (ending, leaving):
+            one.join(max(0.0, until - time.monotonic()))
         for uplink in self.uplinks:
             uplink.close()
         for line in self.lines:
             line.close()
-        self.audience.close()
         if ending.is_alive():
             log.warning("stop_forced", hint="A request was under way; it is read back at the next start.")
         log.info("stopped")
