@@ -52,6 +52,8 @@ class Life:
     def __init__(self, folder: Path, clock: FakeClock, checker: Checker, **more: Any) -> None:
         self.clock, self.checker = clock, checker
         self.stored: dict[str, list[datetime]] = {"roof": [], "shed": []}
+        self.waiting: dict[str, list[datetime]] | None = None
+        """What is not stored while the card is away."""
         self.fault: StoreError | None = None
         self.asked = 0
         meters = [a_meter("roof"), a_meter("shed", unit=2)]
@@ -75,8 +77,14 @@ class Life:
                 for _ in range(2):
                     self.node.sample(Sample(meter, self.clock.now(), error="no answer"))
             else:
-                self.stored[meter].append(self.clock.now())
-                self.node.sample(Sample(meter, self.clock.now(), {"energy_export": millis(self.clock.now())}))
+                (self.stored if self.waiting is None else self.waiting)[meter].append(self.clock.now())
+                values = {"energy_export": millis(self.clock.now())}
+                self.node.sample(Sample(meter, self.clock.now(), values, trusted=self.clock.trusted()))
+
+    def card(self, *, there: bool) -> None:
+        for meter, waiting in (self.waiting or {}).items():
+            self.stored[meter] += waiting
+        self.waiting = None if there else {meter: [] for meter in self.stored}
 
     def up(self) -> None:
         self.will: Message = self.line.told["will"]()
@@ -173,7 +181,7 @@ def test_when_all_was_told_the_next_life_has_nothing_to_tell_again(live: Callabl
     first = live()
     first.minute()
     first.up()
-    first.clock.leap(minutes=10)  # so that it is sure that nothing more is to be stored
+    first.minute()  # stored, so that nothing earlier is to come any more
 
     def whole() -> bool:
         first.say()
@@ -197,6 +205,100 @@ def test_a_store_that_cannot_be_read_delays_history_and_loses_none(live: Callabl
     assert life.past_told("roof") == []
     life.fault = None
     life.tells("roof", *missed)
+
+
+def test_what_waits_for_the_card_is_waited_for_however_long(live: Callable[..., Life]) -> None:
+    life = live()
+    life.minute()
+    life.up()
+    life.down()
+    missed = outage(life, 10)
+    life.card(there=False)
+    outage(life, 20)
+    missed += life.waiting["roof"] if life.waiting else []
+    life.up()
+    life.tells("roof", *missed[:10])
+    asked = life.asked
+
+    def waited() -> bool:
+        life.minute()
+        life.say()
+        return life.asked > asked + 20
+
+    until(waited, "it gives up")
+    assert not {millis(one) for one in missed[10:]} & set(life.past_told("roof"))
+    life.card(there=True)
+    for _ in range(2):
+        life.minute()
+    life.tells("roof", *missed)
+
+
+def test_an_outage_over_a_boot_whose_clock_is_behind_is_told_once_the_clock_is_right(live: Callable[..., Life]) -> None:
+    first = live()
+    first.clock.leap(hours=12)
+    first.minute()
+    first.up()
+    first.down()
+    missed = outage(first, 120)
+    first.node.close()
+    clock = first.clock
+    for behind in (timedelta(minutes=90), timedelta(minutes=200)):  # in the outage, and before it
+        clock.synchronised = False
+        clock.at -= behind
+        second = live()
+        second.stored = {meter: list(stored) for meter, stored in first.stored.items()}
+        second.waiting = {meter: [] for meter in second.stored}  # no date is known
+        second.up()
+        for _ in range(5):
+            second.minute()
+            second.say()
+        assert second.past_told("roof") == []
+        clock.at += behind
+        clock.synchronised = True
+        waiting = second.waiting
+        second.waiting = None
+        for meter, stored in second.stored.items():
+            stored += [one + behind for one in waiting[meter]]
+        second.minute()
+        second.tells("roof", *missed, *(one + behind for one in waiting["roof"]))
+        second.checker.told.clear()
+        second.down()
+        second.node.close()
+
+
+def test_an_outage_that_began_on_a_clock_years_ahead_is_told(live: Callable[..., Life]) -> None:
+    life = live()
+    ahead = timedelta(days=4000)
+    life.clock.at += ahead
+    life.minute()
+    life.up()
+    life.minute()
+    life.say()
+    life.down()
+    life.clock.at -= ahead
+    missed = outage(life, 60)
+    life.up()
+    life.minute()
+    life.tells("roof", *missed)
+
+
+@pytest.mark.parametrize(
+    "since", ["2099-01-01T00:00:00+00:00", "2026-03-14T04:00:00", "0001-01-01T00:00:00+14:00", "now", "7"]
+)
+def test_a_memory_that_cannot_be_right_begins_with_all_that_history_reaches_back_to(
+    live: Callable[..., Life], tmp_path: Path, since: str
+) -> None:
+    (tmp_path / "memory").write_text(f'{{"bdSeq": 12, "missing_since": "{since}"}}'.ljust(100))
+    earlier = [START - timedelta(days=6), START - timedelta(days=1)]
+    structlog.reset_defaults()
+    with capture_logs() as logs:
+        life = live()
+    assert sum(one["event"] == "sparkplug_memory_unreadable" for one in logs) == (not since.startswith("2099"))
+    life.stored["roof"] = [START - timedelta(days=8), *earlier]
+    life.minute()
+    life.up()
+    life.tells("roof", *earlier)
+    assert min(life.past_told("roof")) == millis(earlier[0])
 
 
 def test_a_fault_of_ours_does_not_end_history(live: Callable[..., Life]) -> None:

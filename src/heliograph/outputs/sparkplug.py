@@ -29,7 +29,7 @@ from heliograph.core.site import Meter
 from heliograph.outputs import broker
 from heliograph.outputs.broker import Address, Broker, Message
 from heliograph.outputs.mqtt import EARLY, ENERGY_EVERY, moved
-from heliograph.outputs.sparkplug_history import STEP, Missing
+from heliograph.outputs.sparkplug_history import STEP, UNKNOWN, Missing
 from heliograph.outputs.sparkplug_payload import Quality, Type, Value, wishes
 from heliograph.outputs.sparkplug_session import NUMBERS, REBIRTH, Named, Session
 from heliograph.ports import Clock
@@ -119,10 +119,8 @@ class Sparkplug:
         self._names = {id: tuple(one.name for one in named) for id, named in measured.items()}
         devices = {id: (*named, *OF_A_METER) for id, named in measured.items()}
         self._session = Session(role.group, role.node, OF_THE_NODE, devices)
-        self._missing = Missing(self._meters, role.history)
         self._bd_seq, since = self._remembered()
-        if since is not None:
-            self._missing.lost(since)
+        self._missing = Missing(self._meters, role.history, since)
         self._whole = False
         """Whether it is remembered that nothing is missing."""
         self._up = False
@@ -130,7 +128,8 @@ class Sparkplug:
         self._silent = dict.fromkeys(self._meters, 0)
         self._told: set[str] = set()
         self._page: _Page | None = None
-        self._rests: dict[str, datetime] = {}
+        self._rests: dict[str, float] = {}
+        """By meter: until when, in seconds since boot."""
         self._piece: tuple[str, Sequence[PastSample]] | None = None
         """Goes out when nothing new waits."""
         self._crashed = False
@@ -155,7 +154,7 @@ class Sparkplug:
 
     def start(self) -> None:
         with self._lock:
-            self._missing.lost(self._clock.now())  # what is measured before somebody listens
+            self._missing.lost(self._clock.since_boot())  # what is measured before somebody listens
         self._replay.start()
         self._broker.start()
 
@@ -242,7 +241,7 @@ class Sparkplug:
             told = [(_millis(row.at), {**row.values, **_total(row)}) for row in rows]
             message = self._session.history(meter, told, self._now())
             if message is not None:
-                self._missing.sent(meter, rows[-1].at, self._clock.now())
+                self._missing.sent(meter, rows[-1].at, self._clock.since_boot())
                 self._stirred.set()
             return message
 
@@ -284,7 +283,7 @@ class Sparkplug:
 
     def _begin(self) -> None:
         self._session.begin(self._bd_seq)
-        self._missing.heard_again(self._clock.now())
+        self._date()
         self._page = self._piece = None
         self._rests.clear()
         self._stirred.set()
@@ -292,21 +291,40 @@ class Sparkplug:
     def _end(self) -> None:
         """Nobody listens, perhaps for longer than we know: a frozen peer is found out after two keepalives."""
         self._session.end()
-        unsure = timedelta(seconds=2 * max(broker.KEEPALIVE, broker.LEAST_KEEPALIVE * self._clock.rate))
-        self._missing.lost(self._clock.now() - unsure)
+        unsure = 2 * max(broker.KEEPALIVE, broker.LEAST_KEEPALIVE * self._clock.rate)
+        self._missing.lost(self._clock.since_boot() - unsure)
+
+    def _date(self) -> bool:
+        """Whether what is missing has its dates: on a clock that is not trusted it has to wait for them."""
+        if not self._clock.trusted():
+            return False
+        now = self._clock.now()
+        self._missing.set_right(now)
+        if self._session.open and self._missing.heard_again(now, self._clock.since_boot()):
+            self._session.rebirth()  # history is older than the births, and those of a wrong clock are not right
+            self._broker.wake()
+        return True
 
     def _now(self) -> int:
         return _millis(self._clock.now())
 
     def _remembered(self) -> tuple[int, datetime | None]:
         try:
-            told = json.loads(self._memory.read_text(encoding="ascii")) if self._memory else {}
-            since = told.get("missing_since")
-            return int(told.get("bdSeq", -1)), None if since is None else datetime.fromisoformat(since)
+            text = self._memory.read_text(encoding="ascii") if self._memory else "{}"
+            told = json.loads(text)
+            bd_seq, since = int(told.get("bdSeq", -1)), told.get("missing_since")
+            if since is None:
+                return bd_seq, None
+            if (at := datetime.fromisoformat(since)).tzinfo is None:
+                raise ValueError(f"{since} has no zone")
+            return bd_seq, at.astimezone(UTC)
         except FileNotFoundError:
             return -1, None
-        except (OSError, ValueError, TypeError, AttributeError):  # half written in a power cut: it begins anew
-            return -1, None
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            # Half written in a power cut, or edited: it begins anew.
+            hint = "Nothing to do: bdSeq begins at 0 again, and all that `history` reaches back to is told once more."
+            log.warning("sparkplug_memory_unreadable", file=str(self._memory), error=str(error), hint=hint)
+            return -1, UNKNOWN
 
     def _remember(self, *, once: bool = False) -> None:
         """Not flushed: the page outlives the process, and a broker knows of a power cut before we are back.
@@ -317,7 +335,8 @@ class Sparkplug:
             return
         with self._writing, suppress(OSError):  # a card that fails is told elsewhere; in this life all is known
             with self._lock:
-                oldest, bd_seq = self._missing.oldest, self._bd_seq
+                now = self._clock.now() if self._clock.trusted() else None
+                oldest, bd_seq = self._missing.oldest(now, self._clock.since_boot()), self._bd_seq
                 if once and (oldest is not None or self._whole):
                     return
                 self._whole = oldest is None
@@ -353,16 +372,22 @@ class Sparkplug:
         with self._lock:
             if self._piece is not None:
                 return PAUSE
-            now = self._clock.now()
-            awake = [meter for meter in self._session.announced if self._rests.get(meter, now) <= now]
+            now, up = self._clock.now(), self._clock.since_boot()
+            if not self._date():
+                return REST.total_seconds()
+            awake = [meter for meter in self._session.announced if self._rests.get(meter, up) <= up]
             found = self._missing.next(awake)
             if found is None:
                 return REST.total_seconds() if self._missing.next(self._session.announced) else None
             meter, span = found
             page = self._page
+        stored = True
         if page is None or (page.meter, page.since) != (meter, span.since) or not page.rows:
             try:
                 page = _Page(meter, span.since, self._past(meter, span.since, span.until, PAGE))
+                if not page.rows and (stored := bool(self._past(meter, span.until, now, 1))):
+                    # A meter's readings are stored in their order, so now everything is there, if anything is.
+                    page = _Page(meter, span.since, self._past(meter, span.since, span.until, PAGE))
             except StoreError as error:
                 log.debug("sparkplug_history_waits", error=error.message)
                 return REST.total_seconds()
@@ -373,10 +398,11 @@ class Sparkplug:
             if rows:
                 self._piece = meter, rows
                 self._page = _Page(meter, rows[-1].at + STEP, page.rows[PIECE:])
-            elif now - span.until > self._meters[meter].cadence:
-                self._missing.sent(meter, span.until, now)
+            elif stored:
+                self._missing.sent(meter, span.until, up)
             else:
-                self._rests[meter] = now + REST  # what was measured last may not be stored yet
+                # Nothing newer is stored either: it may wait for the card, or the clock, with all that was missed.
+                self._rests[meter] = up + REST.total_seconds()
         self._broker.wake()
         return PAUSE
 
