@@ -18,6 +18,7 @@ import structlog
 
 from heliograph import __version__, library, logs, settings
 from heliograph.clock import SystemClock
+from heliograph.core.answer import Answer
 from heliograph.core.daylight import Position
 from heliograph.core.errors import ConfigError, StoreError
 from heliograph.core.registers import MeterMap, Order, Timing
@@ -35,6 +36,7 @@ from heliograph.settings import (
     MqttSettings,
     RedexSettings,
     SparkplugSettings,
+    WebSettings,
 )
 from heliograph.work.change import introduce, meaning
 from heliograph.work.close_days import Rules
@@ -119,8 +121,11 @@ class App:
         one = next(one for one in self.config.settings.meter if one.id == meter)
         return one.order, {name: Decimal(str(factor)) for name, factor in one.factors.items()}
 
-    def outputs(self) -> list[Output]:
-        """Every output that is set up; nothing is opened by making one."""
+    def outputs(self, rest: Callable[[str, str], Answer]) -> list[Output]:
+        """Every output that is set up; nothing is opened by making one.
+
+        `rest`: what the read-only REST says to a method and a target.
+        """
         found: list[Output] = []
         if (mqtt := self.config.settings.mqtt) is not None:
             found.append(_mqtt(mqtt, self.config.settings, self.clock, self.meters))
@@ -129,15 +134,9 @@ class App:
             found.append(_installed("metrics", lambda: _metrics(metrics, site, self.clock, self.meters)))
         if (sparkplug := self.config.settings.sparkplug) is not None:
             found.append(_installed("sparkplug", lambda: _sparkplug(sparkplug, self)))
+        if (web := self.config.settings.web) is not None:
+            found.append(_web(web, self.clock, rest))
         return found
-
-    def web_token(self) -> Callable[[], str]:
-        """Reads what whoever asks over HTTP has to send, anew where it may have changed. It raises ConfigError."""
-        web = self.config.settings.web
-        assert web is not None and web.token is not None  # settings: no [web] without a token
-        secret = _secret(web.token)
-        _hide(secret.known)
-        return secret.read
 
     def rehearsal(self, name: str, base_url: str, token: Path) -> Uplink:
         """The uplink of that name exactly as this site has it set up, but at a stand-in platform."""
@@ -606,6 +605,15 @@ def _installed(table: str, make: Callable[[], Output]) -> Output:
     except ModuleNotFoundError as error:
         log.warning("output_down", output=table, error=str(error), hint=f"pip install 'heliograph[{table}]'")
         return Absent(table, EXTRAS[table])
+
+
+def _web(settings: WebSettings, clock: Clock, rest: Callable[[str, str], Answer]) -> Output:
+    from heliograph.web.server import Web  # takes memory
+
+    assert settings.token is not None  # settings: no [web] without a token
+    token = _secret(settings.token)
+    _hide(token.known)
+    return Web(settings.host, settings.port, token.read, rest, clock)
 
 
 def _metrics(chosen: MetricsSettings, site: str, clock: Clock, meters: tuple[Meter, ...]) -> Output:

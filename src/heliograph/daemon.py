@@ -28,7 +28,7 @@ from heliograph.core.errors import BusError, BusRefused, HeliographError, StoreE
 from heliograph.core.health import Health
 from heliograph.core.registers import Timing
 from heliograph.core.shown import DayFigure
-from heliograph.ports import Output, Uplink
+from heliograph.ports import Uplink
 from heliograph.web import api
 from heliograph.web.route import Site
 from heliograph.work.amend import carry_out
@@ -74,7 +74,7 @@ class Daemon:
     def __init__(self, app: App, store: Store) -> None:
         self.app = app
         self.store = store
-        self.audience = Audience([*app.outputs(), *self._web()])
+        self.audience = Audience(app.outputs(self.rest))
         self._days: tuple[DayFigure, ...] = ()
         self.live = Live(sampled=self.audience.sample, outputs=self.audience.states)
         self._site = Site(app, self.live, self.health, self.healthy, self._stores)
@@ -105,14 +105,6 @@ class Daemon:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )
-
-    def _web(self) -> list[Output]:
-        """Not among the outputs of `app`, for it asks what only the daemon knows."""
-        if (web := self.app.config.settings.web) is None:
-            return []
-        from heliograph.web.server import Web  # takes memory
-
-        return [Web(web.host, web.port, self.app.web_token(), self.rest, self.app.clock)]
 
     def _line(self, bus: str) -> PolledBus:
         meters = [meter for meter in self.app.meters if meter.bus == bus]

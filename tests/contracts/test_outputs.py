@@ -280,9 +280,7 @@ def configured(section: str, place: Place, port: int) -> Output:
     text += SECTIONS[section].format(url=url, user=USER, password=place.password_file, port=port) + ca
     (folder / "config.toml").write_text(text)
     app = load(folder / "config.toml", place.clock, secrets="must be there")
-    if section == "web":  # what it answers with is the daemon's
-        return server.Web("127.0.0.1", port, app.web_token(), place.answer, place.clock)
-    (output,) = app.outputs()
+    (output,) = app.outputs(place.answer)
     return output
 
 

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from heliograph import app, daemon, library
 from heliograph.cli.check import warnings_of
+from heliograph.core.answer import Answer
 from heliograph.core.delivery import Blocked
 from heliograph.core.errors import ConfigError
 from heliograph.core.health import Health, MachineHealth, MeterHealth, OutputHealth, ProofHealth, UplinkHealth
@@ -606,7 +607,7 @@ def test_check_says_who_else_can_read_it(tmp_path: Path, listen: str, told: str)
     site = app.load(a_site(tmp_path, listen), FakeClock(), secrets="must be there")
     warnings = [one for one in warnings_of(site) if "metrics" in one]
     assert len(warnings) == bool(told) and told in "".join(warnings)
-    (output,) = site.outputs()
+    (output,) = site.outputs(lambda _method, _target: Answer(404, b""))
     host = listen.replace("localhost", "127.0.0.1")
     assert output.state().where == f"http://{host}/metrics" and not output.state().up
 
@@ -633,7 +634,7 @@ def test_a_gateway_without_the_section_knows_nothing_of_prometheus(tmp_path: Pat
     (tmp_path / "config.toml").write_text(text)
     program = (
         "import sys; from pathlib import Path; from heliograph import app, daemon;"
-        " site = app.load(Path(sys.argv[1]), secrets='must be there'); assert site.outputs() == [];"
+        " site = app.load(Path(sys.argv[1]), secrets='must be there'); assert site.outputs(print) == [];"
         " assert not any(name.startswith('prometheus') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "config.toml")], check=True)

@@ -1,8 +1,8 @@
 """The read-only REST, without a framework: from a method and a target to an answer. What is asked for stands in ROUTES.
 
 Every list is bounded: so many rows and so many bytes, then a link to go on. Each request has a read-only connection of
-its own, so that it holds up nobody who writes; /status alone asks the running gateway, and /healthz and /readyz, which
-anybody may ask, are answered from memory.
+its own, so that it holds up nobody who writes; only /status and /meters ask the running gateway for the health of the
+site, and /healthz and /readyz, which anybody may ask, are answered from memory.
 """
 
 from __future__ import annotations
