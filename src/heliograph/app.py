@@ -537,7 +537,7 @@ def _hide(secrets: Callable[[], frozenset[str]]) -> None:
     logs.hide(lambda text: mask(text, secrets()))
 
 
-def _broker_at(chosen: BrokerSettings, client_id: str) -> Address:
+def _broker_at(table: str, chosen: BrokerSettings, client_id: str) -> Address:
     """Where a broker is, and who we are there."""
     from heliograph.outputs.broker import Address
 
@@ -556,6 +556,7 @@ def _broker_at(chosen: BrokerSettings, client_id: str) -> Address:
         ca=chosen.ca_file,
         certificate=chosen.certificate_file,
         key=chosen.key_file,
+        table=table,
     )
 
 
@@ -564,7 +565,7 @@ def _mqtt(chosen: MqttSettings, whole: settings.Settings, clock: Clock, meters: 
 
     topics = Topics(chosen.root, whole.site.id)
     return Mqtt(
-        _broker_at(chosen, f"heliograph-{whole.site.id}"),
+        _broker_at("mqtt", chosen, f"heliograph-{whole.site.id}"),
         topics,
         [meter.id for meter in meters],
         Policy(chosen.every, chosen.dead_band, chosen.heartbeat),
@@ -628,7 +629,7 @@ def _sparkplug(chosen: SparkplugSettings, site: App) -> Output:
 
     id = site.config.settings.site.id
     role = Role(chosen.group, chosen.node or id, chosen.primary_host, chosen.every, chosen.dead_band, chosen.history)
-    address = _broker_at(chosen, f"heliograph-{id}-sparkplug")
+    address = _broker_at("sparkplug", chosen, f"heliograph-{id}-sparkplug")
     return Sparkplug(address, site.clock, role, site.meters, site.past, site.data_dir / "sparkplug")
 
 

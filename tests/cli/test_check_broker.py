@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from heliograph import app
 from heliograph.cli import heliograph
+from heliograph.clock import RehearsalClock
 from heliograph.core.errors import ConfigError
+from tests.fakes import START
+from tests.outputs.mosquitto import until
 
 CONFIG = """[site]
 id = "sg-0042"
@@ -92,3 +96,15 @@ def test_a_password_that_travels_readable_is_told(tmp_path: Path, url: str, warn
 
 def test_a_broker_without_a_password_is_fine(tmp_path: Path) -> None:
     assert check(tmp_path, 'url = "mqtt://broker.example:1884"\nroot = "solar/heliograph"')["warnings"] == []
+
+
+@pytest.mark.parametrize("table", ["mqtt", "sparkplug"])
+def test_an_output_without_its_broker_names_the_table_in_which_it_stands(tmp_path: Path, table: str) -> None:
+    more = 'url = "mqtt://127.0.0.1:1"' + ('\ngroup = "solar"' if table == "sparkplug" else "")
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG.replace("{folder}", str(tmp_path)).replace("[mqtt]", f"[{table}]") + more)
+    [output] = app.load(path, RehearsalClock(START, 60.0)).outputs()
+    output.start()
+    until(lambda: output.state().trouble != "", "it says nothing")
+    output.close()
+    assert f"correct {table}.url" in output.state().trouble

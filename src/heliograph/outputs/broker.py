@@ -78,6 +78,8 @@ class Address:
     certificate: Path | None = None
     key: Path | None = None
     """Private key of the certificate; None where both are in one file."""
+    table: str = "mqtt"
+    """Of config.toml, in which all this stands."""
 
     @property
     def where(self) -> str:
@@ -527,7 +529,7 @@ def refusal(reason: str, address: Address) -> Trouble:
                 f"{address.where} refuses {who}: {reason.lower()}",
                 "Compare username and password with the broker's; a changed password file is read before the next try."
                 if address.username is not None
-                else "Add username and password to config.toml, as the broker knows them.",
+                else f"Add username and password to [{address.table}] in config.toml, as the broker knows them.",
             )
         case "Client identifier not valid":
             return Trouble(
@@ -557,19 +559,22 @@ def why(exc: BaseException, address: Address) -> Trouble:
             return Trouble(f"no TLS with {where}: {said}" if address.tls else f"{where} hangs up: {said}", hint)
         case socket.gaierror():
             return Trouble(
-                f"the name {address.host} cannot be resolved", "Check the name in mqtt.url and the name service (DNS)."
+                f"the name {address.host} cannot be resolved",
+                f"Check the name in {address.table}.url and the name service (DNS).",
             )
         case ConnectionRefusedError():
             return Trouble(
                 f"nothing listens at {where}",
-                "Start the broker, or correct mqtt.url. A mosquitto 2 without `listener 1883` is heard by its own "
-                "computer only.",
+                f"Start the broker, or correct {address.table}.url. A mosquitto 2 without `listener 1883` is heard by "
+                "its own computer only.",
             )
         case TimeoutError():
             return Trouble(f"{where} does not answer", "Check address, port, cable and firewall.")
         case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH | errno.ENETDOWN):
             return Trouble(f"there is no way to {where}", "Check cable, network and gateway of this computer.")
         case OSError():
-            return Trouble(f"no connection to {where}: {exc.strerror or exc}", "Check mqtt.url and the network.")
+            return Trouble(
+                f"no connection to {where}: {exc.strerror or exc}", f"Check {address.table}.url and the network."
+            )
         case _:
-            return Trouble(f"no connection to {where}: {exc}", "Check mqtt.url.")
+            return Trouble(f"no connection to {where}: {exc}", f"Check {address.table}.url.")
