@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from heliograph import app
 from heliograph.cli import heliograph
 from heliograph.clock import RehearsalClock
+from heliograph.core.answer import Answer
 from heliograph.core.errors import ConfigError
 from tests.fakes import START
 from tests.outputs.mosquitto import until
@@ -103,7 +104,7 @@ def test_an_output_without_its_broker_names_the_table_in_which_it_stands(tmp_pat
     more = 'url = "mqtt://127.0.0.1:1"' + ('\ngroup = "solar"' if table == "sparkplug" else "")
     path = tmp_path / "config.toml"
     path.write_text(CONFIG.replace("{folder}", str(tmp_path)).replace("[mqtt]", f"[{table}]") + more)
-    [output] = app.load(path, RehearsalClock(START, 60.0)).outputs()
+    [output] = app.load(path, RehearsalClock(START, 60.0)).outputs(lambda _method, _target: Answer(404, b""))
     output.start()
     until(lambda: output.state().trouble != "", "it says nothing")
     output.close()
