@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,9 @@ class Line:
     def start(self) -> None: ...
 
     def wake(self) -> None: ...
+
+    def arrived(self) -> float:
+        return math.inf
 
     def close(self) -> None:
         self.told["on_lost"]([])
@@ -328,6 +332,21 @@ def test_a_link_that_breaks_during_a_replay_goes_on_from_where_it_was(live: Call
     assert again == set(), "what was told long before the loss is not told again"
 
 
+def test_what_was_told_since_the_broker_was_surely_there_is_told_again(live: Callable[..., Life]) -> None:
+    """A busy computer finds out late that a broker is frozen."""
+    life = live()
+    life.minute()
+    life.up()
+    before = life.clock.since_boot()
+    told = outage(life, 10)  # it is none yet: all of it is said
+    life.say()
+    life.line.arrived = lambda: before
+    life.down()
+    life.minute()
+    life.up()
+    life.tells("roof", *told)
+
+
 def test_what_was_told_in_the_last_seconds_before_a_loss_is_told_again(live: Callable[..., Life]) -> None:
     """The control of the test before: without time between, nobody knows what arrived."""
     life = live()
@@ -417,5 +436,5 @@ def test_a_memory_that_was_half_written_begins_anew(live: Callable[..., Life], t
 
 def test_the_line_is_told_what_a_connection_would_ask() -> None:
     """The stand-in has the words of the class that it stands for."""
-    for word in ("start", "wake", "close", "renew", "state"):
+    for word in ("start", "wake", "close", "renew", "state", "arrived"):
         assert callable(getattr(Broker, word)) and callable(getattr(Line, word))

@@ -160,6 +160,7 @@ class Broker:
         # What follows is the thread's alone.
         self._flying: dict[int, _Flying] = {}
         self._began = self._moved = 0.0
+        self._surely_read = 0.0
         self._short_lives = 0
         self._logged: Trouble | None = None
         """Why it is down, as the log knows it; None where the log knows that it is up, or nothing yet."""
@@ -196,6 +197,11 @@ class Broker:
             trouble = self._refused if self._up else self._trouble
             said = f"{trouble.text}. {trouble.hint}".strip() if trouble else ""
             return OutputHealth(self.name, self._address.where, self._up, self._since, said, self._left_out)
+
+    def arrived(self) -> float:
+        """What was written before this moment, in seconds since boot, has been read by the broker: an answer to a ping
+        shows it, however late we come to look."""
+        return self._surely_read
 
     def renew(self, because: str) -> None:
         """Says the last will itself, and connects anew a little later."""
@@ -307,6 +313,7 @@ class Broker:
         poll = select.poll()
         poll.register(sock, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
         poll.register(self._bell, select.POLLIN)
+        asked = client._ping_t
         for number, event in poll.poll(seconds * 1000):
             if number == self._bell.fileno():
                 self._answer_the_bell()
@@ -318,6 +325,11 @@ class Broker:
                 # What TLS has deciphered already does not show in poll().
                 while client.socket() is sock and isinstance(sock, ssl.SSLSocket) and sock.pending():
                     client.loop_read()
+                # Where much comes in paho has no need to ask, and a frozen peer is silent for twice the keepalive.
+                up, rate = self._clock.since_boot(), self._clock.rate
+                answered = asked and not client._ping_t
+                ago = time.monotonic() - asked if answered else 2 * self._keepalive()
+                self._surely_read = max(self._surely_read, up - ago * rate)
         client.loop_misc()
 
     def _too_long(self, client: Client) -> bool:
@@ -422,6 +434,7 @@ class Broker:
             self._ended = refusal(str(reason), self._address)
             return
         self._refused = self._deaf
+        self._surely_read = self._clock.since_boot()
         if self._subscriptions and self._deaf is None:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
         with self._lock:

@@ -289,10 +289,11 @@ class Sparkplug:
         self._stirred.set()
 
     def _end(self) -> None:
-        """Nobody listens, perhaps for longer than we know: a frozen peer is found out after two keepalives."""
+        """Nobody listens, perhaps for longer than we know: a frozen peer is found out after two keepalives,
+        or later where this computer is busy."""
         self._session.end()
         unsure = 2 * max(broker.KEEPALIVE, broker.LEAST_KEEPALIVE * self._clock.rate)
-        self._missing.lost(self._clock.since_boot() - unsure)
+        self._missing.lost(min(self._clock.since_boot() - unsure, self._broker.arrived()))
 
     def _date(self) -> bool:
         """Whether what is missing has its dates: on a clock that is not trusted it has to wait for them."""
