@@ -338,7 +338,7 @@ def test_what_was_told_since_the_broker_was_surely_there_is_told_again(live: Cal
     life.minute()
     life.up()
     before = life.clock.since_boot()
-    told = outage(life, 10)  # it is none yet: all of it is said
+    told = outage(life, 30)  # it is none yet: all of it is said
     life.say()
     life.line.arrived = lambda: before
     life.down()
