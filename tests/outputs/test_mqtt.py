@@ -16,8 +16,9 @@ from heliograph.clock import RehearsalClock
 from heliograph.core import quantity
 from heliograph.core.health import Health, MeterHealth, ProofHealth, UplinkHealth
 from heliograph.core.shown import DayFigure, Sample
+from heliograph.core.worth import moved
 from heliograph.outputs.broker import Address, Message
-from heliograph.outputs.mqtt import Mqtt, Policy, Topics, Value, moved, state_document, worth
+from heliograph.outputs.mqtt import Mqtt, Policy, Topics, Value, state_document, worth
 from tests.fakes import FakeClock
 from tests.outputs.mosquitto import Mosquitto, mosquitto, needs_mosquitto, until
 

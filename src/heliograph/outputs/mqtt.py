@@ -21,15 +21,12 @@ from heliograph.core import daily, quantity
 from heliograph.core.health import Health, MeterHealth, OutputHealth
 from heliograph.core.quantity import PRODUCTION_TODAY, PRODUCTION_TOTAL
 from heliograph.core.shown import DayFigure, Quality, Sample
+from heliograph.core.worth import EARLY, ENERGY_EVERY, moved
 from heliograph.outputs.broker import Address, Broker, Message
 from heliograph.ports import Clock
 
 KEPT = timedelta(days=14)
 """Older days are taken back from the broker."""
-EARLY = 0.9
-"""A round that comes a little early is no round too many."""
-ENERGY_EVERY = timedelta(minutes=1)
-"""Energy changes at every round, and nobody needs it finer than this."""
 AT_FIRST = timedelta(minutes=2)
 """How long after a start the state waits for the first round: that no meter was read yet is no alarm."""
 MOST_DAYS = 2000
@@ -42,10 +39,6 @@ ATTENTION = 10
 """Alarms that are spelled out."""
 LEDGER = (PRODUCTION_TOTAL.name, PRODUCTION_TODAY.name)
 """What does not get lost with a meter's answer."""
-# What a change is measured against: a value's own size, but at least this, so that noise around zero is no news.
-LEAST: Mapping[str, float] = {"W": 1000, "VA": 1000, "var": 1000, "V": 100, "A": 1}
-# Quantities that move within a narrow range are measured against that range.
-RANGE: Mapping[str, float] = {"Hz": 2, "1": 1, "degC": 40, "%": 100, "deg": 360}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +111,6 @@ def worth(told: Value | None, new: Value, policy: Policy) -> bool:
         return True
     every = max(policy.every, ENERGY_EVERY) if new.unit in quantity.ENERGY_UNITS else policy.every
     return age >= every * EARLY and moved(told.value, new.value, new.unit, policy.dead_band)
-
-
-def moved(old: float | int | str | None, new: float | int | str | None, unit: str, percent: float) -> bool:
-    """Whether a change is as large as the dead band; energy and whatever is no measured number count at any change."""
-    if not isinstance(old, int | float) or not isinstance(new, int | float):
-        return old != new
-    size = RANGE[unit] if unit in RANGE else max(abs(old), LEAST[unit]) if unit in LEAST else 0.0
-    return old != new and abs(new - old) >= size * percent / 100
 
 
 class Rider(Protocol):

@@ -26,9 +26,9 @@ from heliograph.core.quantity import ENERGY_UNITS, PRODUCTION_TODAY, PRODUCTION_
 from heliograph.core.registers import Register
 from heliograph.core.shown import DayFigure, PastSample, Sample
 from heliograph.core.site import Meter
+from heliograph.core.worth import EARLY, ENERGY_EVERY, moved
 from heliograph.outputs import broker
 from heliograph.outputs.broker import Address, Broker, Message
-from heliograph.outputs.mqtt import EARLY, ENERGY_EVERY, moved
 from heliograph.outputs.sparkplug_history import STEP, UNKNOWN, Missing
 from heliograph.outputs.sparkplug_payload import Quality, Type, Value, wishes
 from heliograph.outputs.sparkplug_session import NUMBERS, REBIRTH, Named, Session
@@ -85,7 +85,7 @@ class Role:
     every: timedelta = timedelta(0)
     """No value goes out more often."""
     dead_band: float = 0.0
-    """Percent: smaller changes are left out (outputs/mqtt.py, `moved`)."""
+    """Percent: smaller changes are left out (core/worth.py)."""
     history: timedelta = timedelta(days=7)
     """How far back a host is told of what it missed."""
 
