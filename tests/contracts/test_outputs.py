@@ -95,6 +95,8 @@ def health(number: int) -> Health:
         MeterHealth(
             *(id, "lan", unit, "eastron-sdm630", "ok", at, 41_230_700 + number, number, 41_000_000 + number),
             *(at.date(), 5000, "", "", "", ""),
+            total_at=at,
+            rising_wh=41_000_000 + number,
         )
         for unit, id in enumerate(METERS, 1)
     )

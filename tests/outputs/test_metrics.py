@@ -57,8 +57,10 @@ def a_meter(id: str, **more: Any) -> MeterHealth:
         "seam": "",
         "proposal": "",
         "night": "answers",
+        "total_at": START,
     }
-    return MeterHealth(id, METERS[id], **given | more)
+    given |= more
+    return MeterHealth(id, METERS[id], **{"rising_wh": given["total_wh"], **given})
 
 
 HEALTH = Health(

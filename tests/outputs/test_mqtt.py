@@ -108,6 +108,9 @@ def health(**more: Any) -> Health:
         error="",
         seam="",
         proposal="",
+        total_at=NOON,
+        today_since=datetime(2026, 3, 13, 16, tzinfo=UTC),
+        rising_wh=51_230_700,
     )
     uplink = UplinkHealth("redex", {"due": 2, "confirmed": 9, "rejected": 1}, date(2026, 3, 12), "", "", None)
     proof = ProofHealth(0, "", "", 0, None, "", "")

@@ -227,7 +227,7 @@ def health(at: datetime, alarms: tuple[str, ...] = (), total: int = 41_000_000) 
     meters = tuple(
         MeterHealth(
             one.id, "lan", one.unit, "eastron-sdm630", "ok", at, 41_230_700, 1500, total,
-            at.date() - timedelta(days=1), 7000, "", "", "", "",
+            at.date() - timedelta(days=1), 7000, "", "", "", "", total_at=at, rising_wh=total,
         )
         for one in METERS
     )  # fmt: skip

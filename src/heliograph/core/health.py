@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 from heliograph.core.delivery import Blocked
+from heliograph.core.shown import Quality
 
 MeterState = Literal["ok", "stale", "doubtful", "never read"]
 
@@ -39,6 +40,37 @@ class MeterHealth:
     """Why nothing is booked of a counter whose map or settings were changed, and what to do; '' when all is well."""
     night: str = ""
     """Whether the device answers between sunset and sunrise, sends zeros or is silent, as its map has it."""
+    total_at: datetime | None = None
+    """Moment of the stored reading behind `total_wh` and `today_wh`; `last_at` is newer where nothing is stored."""
+    total_old: bool = False
+    """Whether that is longer ago than two stored readings of the meter may be apart."""
+    today_since: datetime | None = None
+    """The local midnight that `today_wh` begins with."""
+    rising_wh: int | None = None
+    """`total_wh` for whoever takes a fall for a reset, and would count all of it once more: where a correction has
+    lowered it, this one waits, no lower than the last closed day and than this life of the daemon has shown, until it
+    is overtaken."""
+
+    @property
+    def total_quality(self) -> Quality:
+        """Of `rising_wh`: "uncertain" where it is of an earlier moment than it should be, or waits."""
+        if self.rising_wh is None:
+            return "bad"
+        return self._current if self.rising_wh == self.total_wh else "uncertain"
+
+    @property
+    def today_quality(self) -> Quality:
+        return "bad" if self.today_wh is None else self._current
+
+    @property
+    def today_at(self) -> datetime | None:
+        """Moment that `today_wh` is of: what was read last before midnight is known to be 0 at midnight."""
+        moments = [at for at in (self.total_at, self.today_since) if at is not None]
+        return max(moments) if self.total_at is not None else None
+
+    @property
+    def _current(self) -> Quality:
+        return "good" if self.state == "ok" and not self.total_old else "uncertain"
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,9 +63,10 @@ UNITS: dict[str, tuple[str, Decimal]] = {
 
 # Figures of the site's own ledger, which outputs show beside what was read. No register has such a name.
 PRODUCTION_TOTAL = Quantity("production_total", "Wh", "counter")
-"""Running total of a meter, baseline included: it goes on over a swap, and only ever rises."""
+"""Running total of a meter, baseline included: it goes on over a swap. As outputs show it, it only ever rises: where a
+correction has lowered it, it waits until it is overtaken, for whoever takes a fall for a reset counts it all again."""
 PRODUCTION_TODAY = Quantity("production_today", "Wh", "counter")
-"""Production since local midnight so far."""
+"""Production since local midnight so far. No counter to add up: a correction may lower it."""
 
 ENERGY_UNITS = frozenset({"Wh", "varh", "VAh"})
 

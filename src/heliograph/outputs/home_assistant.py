@@ -142,9 +142,12 @@ def meter_device(site: Site, meter: Meter) -> Part:
             "unit_of_meas": "kWh",
             "sug_dsp_prc": 1,
             "val_tpl": KWH,
-            "avty": _available(meter.id, known.name),
+            # The ledger has them, whether the meter answers or sleeps.
+            "avty": [{"t": "~/status"}, {"t": f"~/{meter.id}/{known.name}", "val_tpl": USABLE}],
             "exp_aft": every,
         }
+    # It may fall, by a correction and at midnight; only the latter begins anew.
+    parts[PRODUCTION_TODAY.name] |= {"stat_cla": "total", "lrst_val_tpl": "{{ value_json.since }}"}
     of_meter = f"value_json.meters['{meter.id}']"
     day = f"{of_meter}.last_day"
     parts["last_day"] = {

@@ -200,7 +200,8 @@ class Seen:
         today = _family("today_watthours", "Production since the last local midnight.", "meter")
         total = CounterMetricFamily(
             "heliograph_energy_watthours",
-            "Production as it is booked: the running total, baseline included. It goes on when a meter is swapped.",
+            "Production as it is booked: the running total, baseline included. It goes on when a meter is swapped, and"
+            " waits where a correction has lowered it.",
             labels=("meter",),
         )
         for one in meters:
@@ -211,8 +212,8 @@ class Seen:
                 last.add_metric((one.id,), one.last_at.timestamp())
             if one.today_wh is not None:
                 today.add_metric((one.id,), one.today_wh)
-            if one.total_wh is not None:
-                total.add_metric((one.id,), one.total_wh)
+            if one.rising_wh is not None:
+                total.add_metric((one.id,), one.rising_wh)
         silent = {one.id for one in meters if one.state in ("stale", "never read")}  # a line that hangs has no polls
         for meter, watts in list(self._power.items()):
             if meter not in silent:

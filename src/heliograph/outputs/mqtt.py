@@ -95,9 +95,12 @@ class Value:
     """None where it is not known at that moment: quality is "bad"."""
     unit: str
     quality: Quality
+    since: datetime | None = None
+    """When it began to count, of what begins anew."""
 
     def payload(self) -> bytes:
-        return packed({"ts": stamp(self.at), "value": self.value, "unit": self.unit, "quality": self.quality})
+        told = {"ts": stamp(self.at), "value": self.value, "unit": self.unit, "quality": self.quality}
+        return packed(told if self.since is None else {**told, "since": stamp(self.since)})
 
 
 def worth(told: Value | None, new: Value, policy: Policy) -> bool:
@@ -163,6 +166,8 @@ class Mqtt:
         """By meter and quantity: the values as they were told last."""
         self._seen: dict[tuple[str, str], Value] = {}
         """The same as they were seen last."""
+        self._ledger_at: dict[tuple[str, str], datetime] = {}
+        """When what has the moment of a stored reading was told last."""
         self._kept: dict[str, bytes] = {}
         """By topic: retained messages as they were said last, but for values."""
         self._state_at: datetime | None = None
@@ -199,7 +204,7 @@ class Mqtt:
         with self._lock:
             self._broker.put(
                 *self._state(health),
-                *(one for meter in health.meters for one in self._totals(meter)),
+                *(one for meter in health.meters for one in self._totals(meter, health.at)),
                 *(one for meter in health.meters if meter.state == "stale" for one in self._silent(meter, health.at)),
                 *self._days(days),
                 *(self._taken_back(health) if health.clock_trusted else ()),
@@ -244,21 +249,27 @@ class Mqtt:
             if meter == sample.meter and name not in sample.values and name not in LEDGER:
                 yield from self._tell(meter, name, replace(seen, at=sample.at, value=None, quality="bad"))
 
-    def _totals(self, meter: MeterHealth) -> Iterator[Message]:
+    def _totals(self, meter: MeterHealth, at: datetime) -> Iterator[Message]:
         """From the ledger, so that a meter's swap or reset does not show in them."""
-        if meter.last_at is None:
-            return
-        quality: Quality = "good" if meter.state == "ok" else "uncertain"
-        for known, number in ((PRODUCTION_TOTAL, meter.total_wh), (PRODUCTION_TODAY, meter.today_wh)):
-            if number is not None:
-                yield from self._tell(meter.id, known.name, Value(meter.last_at, number, known.unit, quality))
-            elif (meter.id, known.name) in self._told:
-                yield from self._tell(meter.id, known.name, Value(meter.last_at, None, known.unit, "bad"))
+        total = Value(meter.total_at or at, meter.rising_wh, PRODUCTION_TOTAL.unit, meter.total_quality)
+        today = Value(
+            meter.today_at or at, meter.today_wh, PRODUCTION_TODAY.unit, meter.today_quality, meter.today_since
+        )
+        for name, value in ((PRODUCTION_TOTAL.name, total), (PRODUCTION_TODAY.name, today)):
+            if value.value is not None:
+                yield from self._tell(meter.id, name, value, at)
+            elif (meter.id, name) in self._told:
+                yield from self._tell(meter.id, name, replace(value, at=at))
 
-    def _tell(self, meter: str, name: str, value: Value) -> Iterator[Message]:
+    def _tell(self, meter: str, name: str, value: Value, picture: datetime | None = None) -> Iterator[Message]:
+        """`picture`: when a value was shown that is of an earlier moment; its heartbeat goes by that."""
         self._seen[meter, name] = value
-        if worth(self._told.get((meter, name)), value, self._policy):
+        before = self._ledger_at.get((meter, name))
+        late = picture is not None and before is not None and picture - before >= self._policy.heartbeat * EARLY
+        if late or worth(self._told.get((meter, name)), value, self._policy):
             self._told[meter, name] = value
+            if picture is not None:
+                self._ledger_at[meter, name] = picture
             yield self._message(meter, name, value)
 
     def _message(self, meter: str, name: str, value: Value) -> Message:

@@ -188,6 +188,9 @@ class Sparkplug:
                     self._session.fails(meter.id, at)
                 read = at if meter.last_at is None else _millis(meter.last_at)
                 self._session.note(meter.id, of_a_meter(meter), read)
+                for name, (value, quality, moment) in of_the_ledger(meter).items():
+                    of = at if value is None or moment is None else _millis(moment)
+                    self._session.note(meter.id, {name: (value, quality)}, of)
         self._broker.wake()
 
     def state(self) -> OutputHealth:
@@ -470,11 +473,23 @@ def shown(meter: Meter, names: Iterable[str], sample: Sample) -> Mapping[str, tu
     }
 
 
-def of_a_meter(meter: MeterHealth) -> Mapping[str, tuple[Value, Quality]]:
-    energy = Quality.GOOD if meter.state == "ok" else Quality.STALE  # it is true, but of an earlier moment
+QUALITY: Mapping[str, Quality] = {
+    "good": Quality.GOOD,
+    "uncertain": Quality.STALE,  # it is true, but of an earlier moment
+    "bad": Quality.BAD,
+}
+
+
+def of_the_ledger(meter: MeterHealth) -> Mapping[str, tuple[Value, Quality, datetime | None]]:
+    """Energy, with the moment that it is of."""
     return {
-        PRODUCTION_TOTAL.name: (meter.total_wh, energy),
-        PRODUCTION_TODAY.name: (meter.today_wh, energy),
+        PRODUCTION_TOTAL.name: (meter.rising_wh, QUALITY[meter.total_quality], meter.total_at),
+        PRODUCTION_TODAY.name: (meter.today_wh, QUALITY[meter.today_quality], meter.today_at),
+    }
+
+
+def of_a_meter(meter: MeterHealth) -> Mapping[str, tuple[Value, Quality]]:
+    return {
         "state": (meter.state, Quality.GOOD),
         "last_day": (meter.last_day.isoformat() if meter.last_day else None, Quality.GOOD),
         "last_day_energy": (meter.last_day_wh, Quality.GOOD),

@@ -325,6 +325,8 @@ def _meter_health(name: str, map: str, at: datetime, total: int, today: int) -> 
         error="",
         seam="",
         proposal="",
+        total_at=at,
+        rising_wh=total,
     )
 
 

@@ -75,6 +75,8 @@ class Live:
     """By how many seconds the clock was ahead of a platform's, and when that was told, in seconds since boot."""
     verdicts: dict[str, Mapping[str, int]] = field(default_factory=dict)
     """What answers made of days (work/deliver.py)."""
+    highest: dict[str, int] = field(default_factory=dict)
+    """By meter, the highest running total in Wh that was shown."""
     recovery: dict[str, str] = field(default_factory=dict)
     """Meters of which no day is closed after a restore, and why."""
     not_stored_since: datetime | None = None
@@ -215,6 +217,7 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         state = "stale"
     index = good.index_wh if good else None
     total = today = None
+    midnight = daily.start_of(daily.day_of(now, rules.zone), rules.zone)
     seams = store.seams.all(meter.id) if known else []
     change = pending(meter, store) if known else None
     if change is not None and state == "ok":
@@ -222,7 +225,7 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
     if border and good and index is not None:
         moved = continuous(seams, good.moment.at, index) - border.index_wh
         total = border.total_wh + moved
-        if border.at >= daily.start_of(daily.day_of(now, rules.zone), rules.zone):
+        if border.at >= midnight and moved >= 0:  # below a border that a platform knew, today's part is not known
             today = moved
     return MeterHealth(
         meter.id,
@@ -246,7 +249,20 @@ def _meter(meter: Meter, store: Store, now: datetime, rules: Rules, live: Live |
         else "",
         told(change, meter, store) if change is not None else "",
         meter.map.night,
+        good.moment.at if good else None,
+        good is not None and now - good.moment.at > meter.cadence,
+        midnight,
+        _rising(meter.id, total, border, live),
     )
+
+
+def _rising(meter: str, total: int | None, border: daily.Border | None, live: Live | None) -> int | None:
+    if total is None or border is None:
+        return None
+    least = max(total, border.total_wh)  # what is closed never changes
+    if live is not None:
+        least = live.highest[meter] = max(least, live.highest.get(meter, least))
+    return least
 
 
 def _proposal(meter: str, good: Reading | None, store: Store) -> str:
