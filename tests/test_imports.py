@@ -42,7 +42,10 @@ MAY_KNOW: dict[str, set[str]] = {
     **{f"cli.{verb}": WHOLE | {"rehearsal"} for verb in ("simulate", "fleet", "sandbox", "demo", "commission")},
     "rehearsal": {"core", "library"},  # never our own bus or uplink: a mistake made twice would look right
     "rehearsal.demo": WHOLE | {"store"},  # runs the product as a person would, then compares with what it stored
-    "rehearsal.fleet": {"core", "library", "ports", "outputs"},  # counts what the product's own outputs say
+    # counts and sends what the product's own outputs say
+    "rehearsal.fleet": {"core", "library", "ports", "outputs"},
+    "rehearsal.fleet_bytes": {"outputs"},
+    "rehearsal.fleet_send": {"core", "outputs"},
     "__main__": {"cli"},
 }
 

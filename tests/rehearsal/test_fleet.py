@@ -21,7 +21,9 @@ from heliograph.cli.fleet import command
 from heliograph.core.durations import duration
 from heliograph.core.errors import UsageError
 from heliograph.outputs.broker import Address, Broker, Message
-from heliograph.rehearsal.fleet import Plan, Spoken, Target, account, packet, send, speak, timeline
+from heliograph.rehearsal.fleet import Plan, Spoken, speak
+from heliograph.rehearsal.fleet_bytes import account, packet
+from heliograph.rehearsal.fleet_send import Target, send, timeline
 from heliograph.settings import BusSettings, MqttSettings
 from tests.fakes import FakeClock
 from tests.outputs.mosquitto import Mosquitto, mosquitto, needs_mosquitto, until

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import ssl
 
     from heliograph.core.registers import MeterMap
-    from heliograph.rehearsal.fleet import Account, Figures, Plan, Sent, Target
+    from heliograph.rehearsal.fleet import Plan
+    from heliograph.rehearsal.fleet_bytes import Account, Figures
+    from heliograph.rehearsal.fleet_send import Sent, Target
 
 HELP = """Work out, or send, what many gateways would say over MQTT.
 
@@ -101,12 +103,12 @@ def command(
     password_file: Path | None,
     as_json: bool,
 ) -> int:
-    from heliograph.rehearsal import fleet
+    from heliograph.rehearsal import fleet, fleet_bytes, fleet_send
 
     target = None
     if broker is not None:
         password = password_file.read_text(encoding="utf-8").strip() if password_file is not None else ""
-        context = fleet.secured(ca_file, certificate_file, key_file) if broker.startswith("mqtts://") else None
+        context = fleet_send.secured(ca_file, certificate_file, key_file) if broker.startswith("mqtts://") else None
         target = _target(broker, context, username or "", password)
     plan = fleet.Plan(
         _map(name),
@@ -129,7 +131,7 @@ def command(
         [one for one in fleet.speak(plan, number, span) if one.message.topic.endswith(endings)]
         for number in range(min(PATTERNS, gateways))
     ]
-    account = fleet.account(patterns[0], span)
+    account = fleet_bytes.account(patterns[0], span)
     if target is None:
         if as_json:
             print_json(_facts(plan, account, span))
@@ -137,7 +139,7 @@ def command(
             _show(plan, account, span)
         return 0
     with stop_on_signals() as stop:
-        sent = fleet.send(target, plan, patterns, gateways, connections=connections, speed=speed, stop=stop)
+        sent = fleet_send.send(target, plan, patterns, gateways, connections=connections, speed=speed, stop=stop)
     if as_json:
         print_json(_facts(plan, account, span) | {"sent": _sent(sent)})
     else:
@@ -255,7 +257,7 @@ def _start(day: str, begin: str, zone: str) -> datetime:
 
 
 def _target(broker: str, context: ssl.SSLContext | None, username: str, password: str) -> Target:
-    from heliograph.rehearsal.fleet import Target
+    from heliograph.rehearsal.fleet_send import Target
 
     url = urlsplit(broker)
     usual = {"mqtt": 1883, "mqtts": 8883}
