@@ -19,8 +19,9 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -30,6 +31,7 @@ from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_exchange import Answer, Exchange
 from tests.e2e.test_logins import CONFIG
 from tests.fakes import SINGAPORE, FakeClock
+from tests.outputs.mosquitto import Listener, Mosquitto, _free_port, needs_mosquitto, until
 from tests.work.test_deliver import make_store
 
 SECRETS = {
@@ -39,7 +41,40 @@ SECRETS = {
     "user": "CaNaRy+Owner7q@example.org",
     "password": "PwCaNaRy%5/Rd+",
     "token": "TokCaNaRy+/3x9.Zq~8=w",
+    "mqtt": "MqttCaNaRy%2/&w+9Kp",
+    "sparkplug": 'SparkCaNaRy"7\\b+Ue',
+    "web": "WebCaNaRy+/4t-Hn6.Zs9",
 }
+# Who shows the site, each with a secret of its own.
+OUTPUTS = """
+[mqtt]
+url = "{broker}"
+username = "gateway"
+password = {{ file = "{folder}/mqtt" }}
+home_assistant = "homeassistant"
+[sparkplug]
+url = "{broker}"
+username = "node"
+password = {{ env = "SPARKPLUG_PASSWORD" }}
+group = "solar"
+[web]
+listen = "127.0.0.1:{web}"
+token = {{ file = "{folder}/web" }}
+[metrics]
+listen = "127.0.0.1:{metrics}"
+"""
+BIRTH = "spBv1.0/solar/NBIRTH/s"
+COMMAND = "spBv1.0/solar/DCMD/s"
+ASKED = (
+    "status",
+    "meters",
+    "meters/m0",
+    "meters/m0/readings",
+    "days",
+    "days/2026-03-14/explain?meter=m0",
+    "outbox",
+    "events",
+)
 
 TURNS = 36
 # The daemon as a site runs it, on a fast clock, at the level that says most; its second delivery dies of an exception
@@ -161,6 +196,57 @@ def unpacked(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
         held.close()
 
 
+class Shown:
+    """What those see whom the site is shown to: somebody at the broker, at the REST and at /metrics."""
+
+    def __init__(self, folder: Path) -> None:
+        self.passwords = {"gateway": SECRETS["mqtt"], "node": SECRETS["sparkplug"], "observer": "sees everything"}
+        self.folder = folder
+        home = folder / "mosquitto"
+        home.mkdir()
+        self.broker = Mosquitto(home, passwords=self.passwords, lines=("log_type all",))
+        self.broker.start()
+        self.listener = Listener(self.broker, ("#",), "observer", self.passwords["observer"])
+        self.web, self.metrics = _free_port(), _free_port()
+
+    def section(self, private: Path) -> str:
+        return OUTPUTS.format(folder=private, broker=self.broker.url, web=self.web, metrics=self.metrics)
+
+    def seen(self) -> dict[str, bytes]:
+        for topic in ("heliograph/s/status", "heliograph/s/state", BIRTH):
+            self.listener.wait_for(topic)
+        log = self.broker.log().encode()  # before what we say ourselves
+        # A stranger's command that names what it should not know; it stands in the log.
+        self.listener.say(f"{COMMAND}/{quote(SECRETS['mqtt'], safe='')}", b"no command")
+        self.listener.settle()
+        until(lambda: b"sparkplug_command_ignored" in (self.folder / "log").read_bytes(), "it does not hear")
+        told = {
+            f"topic {number}": f"{one.topic} ".encode() + one.payload
+            for number, one in enumerate(self.listener.messages)
+            if not one.topic.startswith(COMMAND)
+        }
+        for path in (*(f"api/v1/{one}" for one in ASKED), "healthz", "readyz"):
+            told[f"REST {path}"] = self._asked(self.web, path)
+        told["broker's log"] = log
+        told["REST without a token"] = self._asked(self.web, "api/v1/status", token="")
+        told["REST with another one"] = self._asked(self.web, "api/v1/status", token="WebCaNaR")
+        told["metrics"] = self._asked(self.metrics, "metrics")
+        assert b"heliograph_" in told["metrics"] and b'"meter"' in told["REST api/v1/meters/m0"]
+        assert any(one.topic.startswith("homeassistant/device/") for one in self.listener.messages)
+        return told
+
+    def close(self) -> None:
+        self.listener.close()
+        self.broker.stop()
+
+    @staticmethod
+    def _asked(port: int, path: str, token: str = SECRETS["web"]) -> bytes:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", f"/{path}", headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        return str(answer.getheaders()).encode() + answer.read()
+
+
 def prepared(folder: Path, clock: FakeClock, platform: Parrot, *, static: bool) -> Path:
     """A site of one meter with some days to send, by log-ins or by a token that is the same for both platforms."""
     make_store(folder / "data", clock, meters=1, days=12).close()
@@ -181,10 +267,11 @@ def prepared(folder: Path, clock: FakeClock, platform: Parrot, *, static: bool) 
     return config
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["log-in", "token"])
+@pytest.mark.parametrize("static", [False, pytest.param(True, marks=needs_mosquitto)], ids=["log-in", "token"])
 def test_no_secret_is_found_anywhere(tmp_path: Path, static: bool) -> None:
     clock, told = FakeClock(), dict[str, bytes]()
     environment = {**os.environ, "DREC_PASSWORD": SECRETS["password"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment["SPARKPLUG_PASSWORD"] = SECRETS["sparkplug"]
     rate = 3600.0
     began = time.monotonic()
     start = FakeClock().now() + timedelta(days=12, hours=1)
@@ -192,9 +279,14 @@ def test_no_secret_is_found_anywhere(tmp_path: Path, static: bool) -> None:
     def now():  # type: ignore[no-untyped-def]  # as the daemon reckons it
         return start + timedelta(seconds=(time.monotonic() - began) * rate)
 
-    with Parrot(now=now, rate=rate, token=SECRETS["token"], timezone=SINGAPORE.key) as platform:
+    with ExitStack() as stack:
+        platform = stack.enter_context(Parrot(now=now, rate=rate, token=SECRETS["token"], timezone=SINGAPORE.key))
         platform.given = set()
         config = prepared(tmp_path, clock, platform, static=static)
+        shown = Shown(tmp_path) if static else None  # once is enough
+        if shown is not None:
+            stack.callback(shown.close)
+            config.write_text(config.read_text() + shown.section(tmp_path / "private"))
         log = (tmp_path / "log").open("wb")
         command = [sys.executable, "-c", PROGRAM, str(config), start.isoformat(), str(rate), str(began), "listen"]
         command.append(str(tmp_path / "children"))
@@ -224,6 +316,8 @@ def test_no_secret_is_found_anywhere(tmp_path: Path, static: bool) -> None:
                     )
                     told[name] = done.stdout + done.stderr
                     assert done.returncode in (0, 1), (name, told[name])
+                if shown is not None:
+                    told |= shown.seen()
                 told["command line"] = Path(f"/proc/{child.pid}/cmdline").read_bytes()
                 told |= dict(everything(tmp_path / "data"))  # with the journal that is being written
             finally:
