@@ -12,6 +12,9 @@ from typing import Any
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
+OPEN = frozenset({"/healthz", "/readyz"})
+"""Paths that are answered without a token: they tell nothing else."""
+
 # The phrases of RFC 9110, as a problem of the type about:blank has them.
 TITLES = {
     400: "Bad Request",

@@ -277,13 +277,12 @@ _METER = Parameter("meter", "name", "Only this meter.")
 _ID = Parameter("id", "name", "The meter.", required=True)
 
 ROUTES: tuple[Route, ...] = (
-    Route("/healthz", "Does the gateway run? 503 when a bus job has not come round.", "Alive", healthz, open=True),
+    Route("/healthz", "Does the gateway run? 503 when a bus job has not come round.", "Alive", healthz),
     Route(
         "/readyz",
         "Does it do its work? 503 with the reasons: store, clock, meters, uplinks.",
         "Ready",
         readyz,
-        open=True,
     ),
     Route("/api/v1/status", "The site at a glance, as `heliograph status --json`.", "Status", status),
     Route(

@@ -12,6 +12,7 @@ from datetime import date, datetime
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from heliograph import __version__
+from heliograph.core.answer import OPEN
 from heliograph.core.daily import METHODS
 from heliograph.core.health import Health, MeterHealth
 from heliograph.web.route import LARGEST, NAME, Parameter, Route
@@ -381,11 +382,11 @@ def _operation(route: Route) -> Schema:
             "200": {"description": "All right.", "content": _content("application/json", route.schema)},
             **{
                 str(code): {"description": _WHY[code], "content": _content("application/problem+json", "Problem")}
-                for code in sorted([*codes, *([] if route.open else [401])])
+                for code in sorted([*codes, *([] if route.path in OPEN else [401])])
             },
         },
     }
-    return {**operation, "security": []} if route.open else operation
+    return {**operation, "security": []} if route.path in OPEN else operation
 
 
 def _content(media: str, schema: str) -> Schema:

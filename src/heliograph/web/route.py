@@ -75,7 +75,5 @@ class Route:
     schema: str
     answer: Callable[[Site, Question], Any]
     parameters: tuple[Parameter, ...] = ()
-    open: bool = False
-    """Answered without a token."""
     may_miss: bool = False
     """404 when what is named is not there."""

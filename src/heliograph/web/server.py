@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from heliograph.core.answer import Answer, problem
+from heliograph.core.answer import OPEN, Answer, problem
 from heliograph.core.errors import ConfigError
 from heliograph.core.health import Health, OutputHealth
 from heliograph.core.shown import DayFigure, Sample
 from heliograph.ports import Clock
-from heliograph.web.api import matched
 
 if TYPE_CHECKING:
     import uvicorn
@@ -183,9 +182,7 @@ class Web:
     async def _answered(self, scope: Scope) -> Answer:
         method, path = scope["method"], scope["raw_path"].decode("latin-1")
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        match = matched(path)
-        is_open = match is not None and match[0].open
-        if not is_open and (refused := self._refused(headers, path)) is not None:
+        if path not in OPEN and (refused := self._refused(headers, path)) is not None:
             return refused
         has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
         if has_body and method in ("GET", "HEAD"):
@@ -194,7 +191,7 @@ class Web:
             )
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
-        if is_open:
+        if path in OPEN:
             return self._answer(method, target)  # from memory, also while all others wait for a card that hangs
         return await self._in_turn(method, target, path)
 
