@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from functools import cache
 
 import pytest
+
+from heliograph import library, toml_lines
 
 LONGEST = (
     *("test_storm", "test_boot", "test_killed", "test_doctor", "test_each_call", "test_visit", "test_backlog"),
@@ -14,6 +17,9 @@ LONGEST = (
 # Whoever starts the tests in the background may have Ctrl-C ignored; programs that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where the keys of a map stand is the same in each test, and finding that takes longest of all in reading one.
+pytest.MonkeyPatch().setattr(library, "lines", cache(toml_lines.lines))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

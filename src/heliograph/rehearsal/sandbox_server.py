@@ -134,16 +134,18 @@ class Listener:
         self.host = host
         self._site = site
         self._thread: threading.Thread | None = None
-        self._placeholder: socket.socket | None = None
-        self._server = self._open(port)
-        self.port = self._server.server_port
-
-    def _open(self, port: int) -> _Server:
+        # Bound and never listening: while nobody else listens either, the kernel answers with a reset, and the port
+        # stays ours. Beside it a server may listen and go.
+        self._holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            return _Server((self.host, port), self._site)
+            self._holder.bind((host, port))
+            self.port: int = self._holder.getsockname()[1]
+            self._server = _Server((host, self.port), site)
         except OSError as exc:
+            self._holder.close()
             raise UsageError(
-                f"cannot listen on {self.host}:{port}: {exc.strerror or exc}", hint="Choose another address or port 0"
+                f"cannot listen on {host}:{port}: {exc.strerror or exc}", hint="Choose another address or port 0"
             ) from exc
 
     def start(self) -> None:
@@ -153,25 +155,15 @@ class Listener:
         self._thread.start()
 
     def refuse(self) -> None:
-        """From here the kernel answers with a reset. A bound socket that does not listen keeps the port ours."""
         self._close()
-        self._placeholder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._placeholder.bind((self.host, self.port))
 
     def accept(self) -> None:
-        self._server = self._open(self.port)
-        self._drop_placeholder()
+        self._server = _Server((self.host, self.port), self._site)
         self.start()
 
     def stop(self) -> None:
         self._close()
-        self._drop_placeholder()
-
-    def _drop_placeholder(self) -> None:
-        if self._placeholder is not None:
-            self._placeholder.close()
-            self._placeholder = None
+        self._holder.close()
 
     def _close(self) -> None:
         if self._thread is not None:
