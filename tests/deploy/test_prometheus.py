@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -192,7 +193,8 @@ def test_the_dashboard_is_laid_out_and_asks_its_own_datasource() -> None:
 
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed: apt install prometheus"
+    shutil.which("promtool") is None and not os.environ.get("CI"),  # there it has to be installed
+    reason="promtool is not installed: apt install prometheus",
 )
 
 
