@@ -337,12 +337,12 @@ def test_on_a_pseudo_terminal_an_answer_takes_its_wire_time(baud: int, flag: int
     expected = 173 * bits / baud + gap + 0.002
     with Line(wire) as line, port(line.path, flag, stopbits) as master:
         late: list[float] = []
-        while len(late) < 200 and (len(late) < 3 or min(late) > 0.001):  # a busy computer may need many more
+        while len(late) < 200 and (len(late) < 3 or sorted(late)[2] > 0.001):  # a busy computer may need many more
             answer, took = exchange(master, rtu(1, ASK_80), 165)
             assert answer == right(wire.devices, 1, ASK_80)
             late.append(took - expected)
     assert min(late) > -0.0005, "never early"
-    assert min(late) < 0.001, f"{baud} baud: {[round(1000 * extra, 2) for extra in late]} ms late"
+    assert sorted(late)[2] < 0.001, f"{baud} baud: {[round(1000 * extra, 2) for extra in late]} ms late"
 
 
 def test_a_master_at_another_speed_is_noticed_by_its_settings() -> None:
