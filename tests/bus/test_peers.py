@@ -21,6 +21,7 @@ from heliograph.core.plan import LineCost, plan
 from heliograph.core.registers import Function, Timing
 from heliograph.ports import Bus
 from tests.bus.pty_line import Converter, NullModem
+from tests.fakes import free_port
 
 UNIT = 3
 REGISTERS = 0x200
@@ -29,12 +30,6 @@ CONTENT = [(n * 40503 + 12345) & 0xFFFF for n in range(REGISTERS)]
 TIMING = Timing(timeout=0.5, retries=5)
 BAUDRATE = 9600
 COST = LineCost(character=10 / BAUDRATE, silence=35 / BAUDRATE, turnaround=0.01, pause=0.0)
-
-
-def a_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class ModbusTk:
@@ -117,7 +112,7 @@ def peer(request: pytest.FixtureRequest) -> ModbusTk | Libmodbus:
 def bus(request: pytest.FixtureRequest, peer: ModbusTk | Libmodbus) -> Iterator[Bus]:
     with ExitStack() as stack:
         if request.param == "tcp":
-            port = a_free_port()
+            port = free_port()
             peer.tcp(port, stack)
             url = f"tcp://127.0.0.1:{port}"
         else:
@@ -168,7 +163,7 @@ def test_another_unit_is_silent_and_the_next_answer_is_right(bus: Bus, request: 
 def test_a_port_that_is_not_there_is_told_with_the_next_step(tmp_path: Path) -> None:
     for url, told in (
         (f"serial://{tmp_path}/ttyUSB0", "No such file"),
-        (f"tcp://127.0.0.1:{a_free_port()}", "Connection refused"),
+        (f"tcp://127.0.0.1:{free_port()}", "Connection refused"),
     ):
         with pytest.raises(BusUnreachable, match=told) as caught:
             open_bus(url).read(1, "input", 0, 2, TIMING)

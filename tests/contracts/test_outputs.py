@@ -40,7 +40,7 @@ from heliograph.settings import Settings
 from heliograph.web import server
 from tests.contracts import peers
 from tests.contracts.peers import LIMIT, Broker, Peer, until
-from tests.fakes import START
+from tests.fakes import START, free_port
 
 T = TypeVar("T")
 USER, PASSWORD = "gateway", "pa55-word-of-the-broker"
@@ -624,12 +624,6 @@ MakeAsked = Callable[[Place, int], Output]
 
 def asked(section: str) -> MakeAsked:
     return lambda place, port: configured(section, place, port or free_port())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 ASKED: dict[str, MakeAsked] = {"plainly": Plainly, "metrics": asked("metrics"), "web": asked("web")}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -39,8 +38,8 @@ from heliograph.store import Store
 from heliograph.store.connection import FILE
 from heliograph.work.show import figures
 from tests.e2e.backlog import Backlog
-from tests.fakes import SINGAPORE, in_memory
-from tests.outputs.mosquitto import Mosquitto, needs_mosquitto, running, until
+from tests.fakes import SINGAPORE, free_port, in_memory
+from tests.outputs.mosquitto import Mosquitto, certificates, needs_mosquitto, running, until
 from tests.outputs.sparkplug_checker import Checker, decoded
 
 pytestmark = needs_mosquitto
@@ -88,6 +87,7 @@ OUTPUTS = """
 url = "{url}"
 username = "{user}"
 password = {{ file = "{folder}/mqtt.password" }}
+{tls}
 every = "1s"
 dead_band = 0
 home_assistant = "homeassistant"
@@ -95,16 +95,25 @@ home_assistant = "homeassistant"
 url = "{url}"
 username = "{user}"
 password = {{ file = "{folder}/mqtt.password" }}
+{tls}
 group = "fleet"
 every = "1s"
 dead_band = 0
 [metrics]
 listen = "127.0.0.1:{metrics}"
+[web]
+listen = "127.0.0.1:{web}"
+token = {{ file = "{folder}/web.token" }}
 """
+TLS = """ca_file = "{tls}/ca.pem"
+certificate_file = "{tls}/client.pem"
+key_file = "{tls}/client.key"
+"""
+WEB_TOKEN = "0123456789abcdef" * 4
 
 
-MOST_BLOCKS = 1000
-"""Pieces of memory after an hour with 180 rounds of four meters: a message of each would be twice as many."""
+MOST_BLOCKS = 1500
+"""Pieces of memory after an hour with 180 rounds of four meters: a message of each would be more than 2,000."""
 MOST_KB = 4000
 AT_ONCE = {("send", "accepted", 1), ("follow", "confirmed", 1)}
 """The trail of days of which none was sent twice, asked for in vain or read back."""
@@ -281,16 +290,17 @@ def hour(storm: Storm, number: int) -> None:
 
 @contextmanager
 def storming(folder: Path, *wrong: str) -> Iterator[Storm]:
-    passwords = {USER: "first", "observer": "observer"}
-    with running(folder, passwords=passwords) as broker:
+    passwords, tls = {USER: "first", "observer": "observer"}, certificates(folder / "tls")
+    with running(folder, passwords=passwords, tls=tls) as broker:
         start = datetime(2026, 3, 14, 15, 40, tzinfo=UTC)  # 23:40 in Singapore
-        (folder / "stormy").mkdir()
-        (folder / "stormy" / "mqtt.password").write_text("first\n")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        sections = OUTPUTS.format(url=broker.url, user=USER, folder=folder / "stormy", metrics=port)
+        home = folder / "stormy"
+        home.mkdir()
+        (home / "mqtt.password").write_text("first\n")
+        (home / "web.token").write_text(WEB_TOKEN)
+        ports = {name: free_port() for name in ("metrics", "web")}
+        sections = OUTPUTS.format(url=broker.url, user=USER, folder=home, tls=TLS.format(tls=tls), **ports)
         clock = RehearsalClock(start, RATE)
-        with living(folder / "calm", clock, "") as calm, living(folder / "stormy", clock, sections, *wrong) as stormy:
+        with living(folder / "calm", clock, "") as calm, living(home, clock, sections, *wrong) as stormy:
             yield Storm(calm, stormy, broker, clock)
 
 
@@ -372,6 +382,10 @@ def stated(storm: Storm) -> list[str]:
     days = {topic: (one["state"], one["period_wh"], one["total_wh"], one["deliveries"]) for topic, one in told.items()}
     if days != expected or len(days) != METERS * (DAYS + 1):
         faults.append(f"the broker has {days}, the store {expected}")
+    listed = {(one["meter"], one["day"]): one["period_wh"] for one in asked(storm, "/api/v1/days")["days"]}
+    closed = {(topic.split("/")[2], topic.split("/")[4]): one[1] for topic, one in expected.items()}
+    if {place: wh for place, wh in listed.items() if place in closed} != closed:
+        faults.append(f"the REST has {listed}, the store {expected}")
     for meter in storm.stormy.status()["meters"]:
         total = json.loads(seen[f"heliograph/storm/{meter['id']}/{PRODUCTION_TOTAL.name}"])
         if (total["value"], total["quality"]) != (meter["total_wh"], "good"):
@@ -411,6 +425,15 @@ def scraped(storm: Storm) -> list[str]:
     with urllib.request.urlopen(storm.stormy.output("metrics")["where"], timeout=60) as answer:
         text: str = answer.read().decode()
     return text.splitlines()
+
+
+def asked(storm: Storm, path: str) -> Mapping[str, Any]:
+    """What the REST answers over HTTP."""
+    where = storm.stormy.output("web")["where"] + path
+    request = urllib.request.Request(where, headers={"Authorization": f"Bearer {WEB_TOKEN}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: Mapping[str, Any] = json.load(answer)
+    return found
 
 
 def test_an_hour_of_storm_disturbs_neither_metering_nor_delivery_nor_memory() -> None:

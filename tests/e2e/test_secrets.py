@@ -30,8 +30,8 @@ import pytest
 from heliograph.rehearsal.sandbox import Sandbox
 from heliograph.rehearsal.sandbox_exchange import Answer, Exchange
 from tests.e2e.test_logins import CONFIG
-from tests.fakes import SINGAPORE, FakeClock
-from tests.outputs.mosquitto import Listener, Mosquitto, _free_port, needs_mosquitto, until
+from tests.fakes import SINGAPORE, FakeClock, free_port
+from tests.outputs.mosquitto import Listener, Mosquitto, needs_mosquitto, until
 from tests.work.test_deliver import make_store
 
 SECRETS = {
@@ -207,7 +207,7 @@ class Shown:
         self.broker = Mosquitto(home, passwords=self.passwords, lines=("log_type all",))
         self.broker.start()
         self.listener = Listener(self.broker, ("#",), "observer", self.passwords["observer"])
-        self.web, self.metrics = _free_port(), _free_port()
+        self.web, self.metrics = free_port(), free_port()
 
     def section(self, private: Path) -> str:
         return OUTPUTS.format(folder=private, broker=self.broker.url, web=self.web, metrics=self.metrics)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.fakes import free_port
+
 PROGRAM = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 GENEROUS = 60.0
 """Seconds that nothing here takes, however busy the machine is."""
@@ -55,7 +57,7 @@ class Mosquitto:
         lines: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.tls, self._lines = folder, tls, lines
-        self.port = _free_port()
+        self.port = free_port()
         self.passwords = passwords
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
@@ -246,10 +248,3 @@ def certificates(folder: Path) -> Path:
         signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
     return folder
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -25,7 +25,7 @@ from heliograph.rehearsal.fleet import Plan, Spoken, speak
 from heliograph.rehearsal.fleet_bytes import account, packet
 from heliograph.rehearsal.fleet_send import Target, send, timeline
 from heliograph.settings import BusSettings, MqttSettings
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, free_port
 from tests.outputs.mosquitto import Mosquitto, mosquitto, needs_mosquitto, until
 
 __all__ = ["mosquitto"]  # a fixture
@@ -262,10 +262,7 @@ def test_the_verb_sends_to_a_broker(mosquitto: Mosquitto) -> None:
 
 
 def test_a_broker_that_is_not_there_is_said_so() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    result = fleet("--broker", f"mqtt://127.0.0.1:{port}", "--speed", "0")
+    result = fleet("--broker", f"mqtt://127.0.0.1:{free_port()}", "--speed", "0")
     assert result.return_value == 69 and "refused" in result.stderr
 
 
