@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from heliograph import settings
+from heliograph import app, library, settings
 from heliograph.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +107,21 @@ def test_what_must_be_unique_is(tmp_path: Path, text: str, line: int, says: str)
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HELIOGRAPH_SITE__TIMEZONE", "Europe/Berlin")
     assert load(tmp_path, GOOD).settings.site.timezone == "Europe/Berlin"
+
+
+def test_a_map_is_read_once_however_many_meters_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, load_map = list[str](), library.load
+
+    def reading(name: str) -> library.LoadedMap:
+        read.append(name)
+        return load_map(name)
+
+    monkeypatch.setattr(library, "load", reading)
+    third = SECOND.replace("barn", "gate").replace("unit = 2", "unit = 3").replace("eastron-sdm630", "chint-dtsu666")
+    (tmp_path / "config.toml").write_text(GOOD + SECOND + third)
+    site = app.load(tmp_path / "config.toml")
+    assert [one.map.name for one in site.maps] == [meter.map.name for meter in site.meters]
+    assert read == ["eastron-sdm630", "chint-dtsu666"]
 
 
 def test_a_file_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
