@@ -235,6 +235,9 @@ class Sparkplug:
 
     def _next(self) -> Message | None:
         with self._lock:
+            if self._session.owes_birth and self._clock.trusted():
+                # Until here, and not since the connection is there: births show the newest values only.
+                self._missing.heard_again(self._clock.now(), self._clock.since_boot())
             if (message := self._session.next(self._now())) is not None:
                 self._stirred.set()  # a device that was born may be told of its past
                 return message
@@ -286,7 +289,6 @@ class Sparkplug:
 
     def _begin(self) -> None:
         self._session.begin(self._bd_seq)
-        self._date()
         self._page = self._piece = None
         self._rests.clear()
         self._stirred.set()
@@ -302,9 +304,8 @@ class Sparkplug:
         """Whether what is missing has its dates: on a clock that is not trusted it has to wait for them."""
         if not self._clock.trusted():
             return False
-        now = self._clock.now()
-        self._missing.set_right(now)
-        if self._session.open and self._missing.heard_again(now, self._clock.since_boot()):
+        self._missing.set_right(self._clock.now())
+        if self._session.announced and self._missing.undated:
             self._session.rebirth()  # history is older than the births, and those of a wrong clock are not right
             self._broker.wake()
         return True

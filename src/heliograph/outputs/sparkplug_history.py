@@ -51,11 +51,13 @@ class Missing:
                 self._add(meter, span)
         self._sent.clear()
 
-    def heard_again(self, now: datetime, up: float) -> bool:
-        """From now on the host is told what is measured. Both are this moment; only on a clock that is trusted.
+    @property
+    def undated(self) -> bool:
+        """Something is missing of which `heard_again` has to say from when on and until when."""
+        return self._from is not None or self._earlier is not None
 
-        Whether something was missing.
-        """
+    def heard_again(self, now: datetime, up: float) -> None:
+        """From now on the host is told what is measured. Both are this moment; only on a clock that is trusted."""
         begins = [now - timedelta(seconds=up - self._from)] if self._from is not None else []
         begins += [self._earlier if self._earlier <= now else UNKNOWN] if self._earlier is not None else []
         if begins:
@@ -63,7 +65,6 @@ class Missing:
             for meter in self._spans:
                 if self._keep:
                     self._add(meter, Span(max(min(begins), now - self._keep), now))
-        return bool(begins)
 
     def set_right(self, now: datetime) -> None:
         """No span reaches into the future: where one does, its dates are of a clock that was ahead."""

@@ -161,6 +161,11 @@ class Session:
         return self._bd_seq is not None
 
     @property
+    def owes_birth(self) -> bool:
+        """Births are what comes next."""
+        return self.open and self._owes_birth
+
+    @property
     def announced(self) -> frozenset[str]:
         """Devices that the host may hear of."""
         if not self.open or self._owes_birth:
