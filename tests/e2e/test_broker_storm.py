@@ -112,8 +112,8 @@ key_file = "{tls}/client.key"
 WEB_TOKEN = "0123456789abcdef" * 4
 
 
-MOST_BLOCKS = 1500
-"""Pieces of memory after an hour with 180 rounds of four meters: a message of each would be more than 2,000."""
+MOST_BLOCKS = 1000
+"""Pieces of memory after an hour with 180 rounds of four meters: a message of each would be twice as many."""
 MOST_KB = 4000
 AT_ONCE = {("send", "accepted", 1), ("follow", "confirmed", 1)}
 """The trail of days of which none was sent twice, asked for in vain or read back."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -16,38 +15,17 @@ from structlog.testing import capture_logs
 from heliograph import library
 from heliograph.core.errors import UsageError
 from heliograph.core.ledger import Seam, SeamKind
-from heliograph.core.readings import Moment, Reading, Source
 from heliograph.rehearsal.meter import SimulatedMeter
 from heliograph.store import Store
 from heliograph.work.amend import carry_out, record_correction, record_seam, release
 from heliograph.work.close_days import close_days, estimated_wh
 from heliograph.work.explain import explain
 from heliograph.work.health import health
-from tests.fakes import RULES, START, FakeClock, a_meter
+from tests.fakes import RULES, FakeClock, a_meter
+from tests.work.one_meter import METER, at, read, store
 from tests.work.test_poll import Site
 
-METER = a_meter()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.writer(tmp_path)
-    opened.readings.begin("site", "Asia/Singapore", "boot-1", START)
-    opened.readings.know_map(METER.map_digest, METER.map.name, "")
-    opened.readings.know_meter("roof", METER.production)
-    yield opened
-    opened.close()
-
-
-def at(hours: float) -> datetime:
-    return START + timedelta(hours=hours)
-
-
-def read(store: Store, hours: float, wh: int, doubt: str = "") -> None:
-    source = Source(1, "input", 0x4A, 2, METER.map_digest)
-    store.readings.add(
-        [Reading("roof", Moment(at(hours), "boot-1", hours * 3600, True), wh, {}, (0, 0), source, doubt)]
-    )
+__all__ = ["store"]
 
 
 def swapped(store: Store) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,36 +13,17 @@ import pytest
 from heliograph import library
 from heliograph.core.errors import StoreError, UsageError
 from heliograph.core.ledger import Seam, continuous
-from heliograph.core.readings import Moment, Reading, Source
 from heliograph.store import Store
 from heliograph.work.amend import record_correction, record_seam
 from heliograph.work.close_days import close_days
 from heliograph.work.explain import explain
 from heliograph.work.health import health
-from tests.fakes import RULES, START, FakeClock, a_meter
+from tests.fakes import RULES, START, FakeClock
+from tests.work.one_meter import METER, at, read, store
 
-METER = a_meter()
+__all__ = ["store"]
+
 WHY = "the old display was misread; photo of 14 March"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.writer(tmp_path)
-    opened.readings.begin("site", "Asia/Singapore", "boot-1", START)
-    opened.readings.know_map(METER.map_digest, METER.map.name, "")
-    opened.readings.know_meter("roof", METER.production)
-    yield opened
-    opened.close()
-
-
-def at(hours: float) -> datetime:
-    return START + timedelta(hours=hours)
-
-
-def read(store: Store, hours: float, wh: int, doubt: str = "") -> None:
-    source = Source(1, "input", 0x4A, 2, METER.map_digest)
-    moment = Moment(at(hours), "boot-1", hours * 3600, True)
-    store.readings.add([Reading("roof", moment, wh, {}, (0, 0), source, doubt)])
 
 
 def close(store: Store, hours: float) -> FakeClock:

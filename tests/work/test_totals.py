@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
-
-import pytest
 
 from heliograph.core.daily import Border
 from heliograph.core.health import Health, MeterHealth
 from heliograph.core.ledger import Seam
-from heliograph.core.readings import Moment, Reading, Source
 from heliograph.outputs.broker import Address, Broker, Message
 from heliograph.outputs.metrics import Metrics
 from heliograph.outputs.mqtt import Mqtt, Policy, Topics
@@ -23,32 +18,13 @@ from heliograph.store import Store
 from heliograph.work.amend import record_correction, record_seam
 from heliograph.work.close_days import close_days
 from heliograph.work.health import Live, health
-from tests.fakes import RULES, START, FakeClock, a_meter
+from tests.fakes import RULES, START, FakeClock
+from tests.work.one_meter import METER, at, read, store
 
-METER = a_meter()
+__all__ = ["store"]
+
 MIDNIGHT = START + timedelta(days=1)
 """START is one, too."""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.writer(tmp_path)
-    opened.readings.begin("site", "Asia/Singapore", "boot-1", START)
-    opened.readings.know_map(METER.map_digest, METER.map.name, "")
-    opened.readings.know_meter("roof", METER.production)
-    yield opened
-    opened.close()
-
-
-def at(hours: float) -> datetime:
-    return START + timedelta(hours=hours)
-
-
-def read(store: Store, hours: float, wh: int, doubt: str = "") -> None:
-    source = Source(1, "input", 0x4A, 2, METER.map_digest)
-    store.readings.add(
-        [Reading("roof", Moment(at(hours), "boot-1", hours * 3600, True), wh, {}, (0, 0), source, doubt)]
-    )
 
 
 def close(store: Store, hours: float) -> None:
